@@ -1,0 +1,189 @@
+package lockstep
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxQueuedInputs bounds the inputs that wait at a live door. A source that finds it full waits in Post.
+const maxQueuedInputs = 1024
+
+// ErrDoorClosed says that the machine behind a door has ended.
+var ErrDoorClosed = errors.New("the machine has ended")
+
+// Live is the door of a machine whose inputs come from the world. Post may be called from any goroutine.
+type Live struct {
+	start  time.Time // host time at which the guest clock was base
+	base   int64
+	notify func()
+
+	// The rest of the first group belongs to the machine's goroutine.
+	time    int64 // the guest clock's latest value in ns
+	sampled bool  // Now has been called at this position
+	armed   bool  // an alarm is set for alarmAt
+	alarmAt int64
+	alarm   *time.Timer
+	alarms  uint64 // how many alarms were set: the number of the present one
+
+	// rung is the number of the last alarm that went off. An alarm that was replaced while it went off is thus told
+	// from the present one.
+	rung atomic.Uint64
+
+	bell atomic.Bool   // something has happened since the last Next
+	wake chan struct{} // capacity 1: Wait is to look again
+
+	queued atomic.Int32 // len(queue), to look without the lock
+
+	mu     sync.Mutex
+	room   *sync.Cond // queue has become shorter, or the door is closed
+	queue  []Input    // Invariant: len(queue) <= maxQueuedInputs
+	closed bool
+}
+
+// NewLive returns a door whose guest clock stands at base ns now. notify is called, from any goroutine, whenever the
+// machine should come to the door: it makes a running guest exit.
+func NewLive(base int64, notify func()) *Live {
+	l := &Live{start: time.Now(), base: base, time: base, notify: notify, wake: make(chan struct{}, 1)}
+	l.room = sync.NewCond(&l.mu)
+	return l
+}
+
+// Post queues an input and returns when it is queued; it waits while the queue is full. After Close it returns
+// ErrDoorClosed.
+func (l *Live) Post(in Input) error {
+	l.mu.Lock()
+	for len(l.queue) >= maxQueuedInputs && !l.closed {
+		l.room.Wait()
+	}
+	if l.closed {
+		l.mu.Unlock()
+		return ErrDoorClosed
+	}
+	l.queue = append(l.queue, in)
+	l.queued.Store(int32(len(l.queue)))
+	l.mu.Unlock()
+	l.Wake()
+	return nil
+}
+
+// Wake makes the machine come to the door, from Wait or from running the guest.
+func (l *Live) Wake() {
+	l.bell.Store(true)
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	l.notify()
+}
+
+// Close lets sources go that wait in Post. Inputs still queued are dropped with the machine.
+func (l *Live) Close() {
+	l.mu.Lock()
+	l.closed = true
+	l.room.Broadcast()
+	l.mu.Unlock()
+	if l.alarm != nil {
+		l.alarm.Stop()
+	}
+}
+
+// At implements Door.
+func (l *Live) At(Position) { l.sampled = false }
+
+// Time implements Door.
+func (l *Live) Time() int64 { return l.time }
+
+// Now implements Clock.
+func (l *Live) Now() int64 {
+	if !l.sampled {
+		l.sampled = true
+		l.time = max(l.time, l.hostTime())
+	}
+	return l.time
+}
+
+func (l *Live) hostTime() int64 { return l.base + int64(time.Since(l.start)) }
+
+// Next implements Door.
+func (l *Live) Next(w Waiting) (Input, bool) {
+	if l.bell.Load() {
+		l.bell.Store(false)
+	}
+	l.setAlarm(w)
+	if l.due() {
+		l.armed = false
+		l.time = max(l.time, w.Deadline)
+		return Input{Kind: KindTick}, true
+	}
+	if l.queued.Load() == 0 {
+		return Input{}, false
+	}
+	return l.take(w.Room)
+}
+
+// take removes the first queued input that its device has room for, or as much of it as there is room for if it is a
+// piece of a stream. Inputs of one device stay in order.
+func (l *Live) take(room func(Kind, uint8) int) (Input, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.queue {
+		in := l.queue[i]
+		n := room(in.Kind, in.Device)
+		if n <= 0 {
+			continue
+		}
+		if in.Kind == KindConsole && n < len(in.Payload) {
+			l.queue[i].Payload = in.Payload[n:]
+			in.Payload = in.Payload[:n:n]
+			return in, true
+		}
+		l.queue = append(l.queue[:i], l.queue[i+1:]...)
+		l.queued.Store(int32(len(l.queue)))
+		l.room.Signal()
+		return in, true
+	}
+	return Input{}, false
+}
+
+// Pending implements Door.
+func (l *Live) Pending() bool { return l.bell.Load() }
+
+// setAlarm makes due become true when the machine's earliest deadline has come on the host's clock. Setting an alarm
+// costs far more than comparing two integers, so it is set only when the deadline is another.
+func (l *Live) setAlarm(w Waiting) {
+	if l.armed == w.Armed && (!w.Armed || l.alarmAt == w.Deadline) {
+		return
+	}
+	l.armed, l.alarmAt = w.Armed, w.Deadline
+	l.alarms++
+	if l.alarm != nil {
+		l.alarm.Stop()
+	}
+	if !w.Armed {
+		return
+	}
+	number := l.alarms
+	delay := w.Deadline - l.hostTime()
+	if delay <= 0 {
+		l.rung.Store(number)
+		return
+	}
+	l.alarm = time.AfterFunc(time.Duration(delay), func() {
+		l.rung.Store(number)
+		l.Wake()
+	})
+}
+
+// due tells whether the present alarm has gone off.
+func (l *Live) due() bool { return l.armed && l.rung.Load() == l.alarms }
+
+// Wait implements Door.
+func (l *Live) Wait(w Waiting) {
+	l.setAlarm(w)
+	if l.due() {
+		return
+	}
+	<-l.wake
+}
