@@ -8,30 +8,33 @@
 // The package imports neither kvm nor devices nor vmm: it knows positions, kinds and bytes.
 package lockstep
 
+import "tandem/lockstep/wire"
+
 // Position names a point in the guest's instruction stream: the number of exits that the guest itself has caused
 // (port I/O, MMIO, HLT, interrupt window, debug trap). Exits that the host causes are not counted.
 type Position uint64
 
-// Kind says what an input is. The values are those of the log and of the wire: they are explicit and never renumbered.
-type Kind uint8
+// Kind says what an input is. The values are those of the log.
+type Kind = wire.Kind
 
+// The inputs that come from the world, and why each exists: see package wire.
 const (
-	// KindClock is a sample of the guest clock that the guest could see. Payload: none in memory, Input.Time holds the
-	// value in ns. It exists because reading a clock is the commonest input of all.
-	KindClock Kind = 1
-	// KindTick says that the earliest timer deadline of the machine has come. No payload: the clock moves to that
-	// deadline, which both machines know. It exists apart from KindClock because a tick without a value costs two bytes.
-	KindTick Kind = 2
-	// KindConsole is bytes typed at console Device.
-	KindConsole Kind = 3
-	// KindFrame is an Ethernet frame received for network device Device.
-	KindFrame Kind = 4
-	// KindDisk is a finished request of disk Device. The payload's layout is that of package devices/virtio.
-	KindDisk Kind = 5
-	// KindRandom is bytes of entropy that device Device asked for.
-	KindRandom Kind = 6
-	// KindPower is a press of the power button: the guest is asked to shut down. No payload.
-	KindPower Kind = 7
+	KindClock   = wire.KindClock
+	KindTick    = wire.KindTick
+	KindConsole = wire.KindConsole
+	KindFrame   = wire.KindFrame
+	KindDisk    = wire.KindDisk
+	KindRandom  = wire.KindRandom
+	KindPower   = wire.KindPower
+)
+
+// What a replaying door gives beside: the machine's state at a forced stop, the hashes of pages to compare, the mark of
+// a checkpoint, and the end of the log.
+const (
+	KindDelta      = wire.KindDelta
+	KindMemory     = wire.KindMemory
+	KindCheckpoint = wire.KindCheckpoint
+	KindEnd        = wire.KindEnd
 )
 
 // Input is one thing that enters the machine from outside.
@@ -39,10 +42,12 @@ type Input struct {
 	Kind Kind
 	// Device is the index of the device among those of its kind.
 	Device uint8
-	// Time is the guest clock in ns, for KindClock alone.
-	Time int64
 	// Payload is the input's bytes; the device must not keep the slice.
 	Payload []byte
+	// Number is the first page of a KindMemory, or a KindCheckpoint's number.
+	Number uint64
+	// Cause is a KindEnd's.
+	Cause wire.Cause
 }
 
 // Clock is the guest's time as devices see it.

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"tandem/lockstep/wire"
 )
 
 // maxQueuedInputs bounds the inputs that wait at a live door. A source that finds it full waits in Post.
@@ -70,7 +72,9 @@ func (l *Live) Post(in Input) error {
 
 // Wake makes the machine come to the door, from Wait or from running the guest.
 func (l *Live) Wake() {
-	l.bell.Store(true)
+	if l.bell.Swap(true) {
+		return // it has been told, and has not looked yet
+	}
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -187,3 +191,15 @@ func (l *Live) Wait(w Waiting) {
 	}
 	<-l.wake
 }
+
+// Exit implements Door: nobody follows a live machine.
+func (l *Live) Exit(uint64, *wire.Registers) {}
+
+// Interrupted implements Door: a live machine may take an input anywhere.
+func (l *Live) Interrupted() Interruption { return Look }
+
+// Stopped implements Door. It is never called, since Interrupted never asks for a stop.
+func (l *Live) Stopped([]byte, bool) { panic("lockstep: forced stop of a live machine") }
+
+// Err implements Door.
+func (l *Live) Err() error { return nil }

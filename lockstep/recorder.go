@@ -1,0 +1,194 @@
+package lockstep
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"tandem/lockstep/wire"
+)
+
+// Log takes the records of a machine. Append may wait, which stalls the guest; it never drops. *wire.Ring is one.
+type Log interface {
+	Append(r *wire.Record) error
+}
+
+// RecorderOptions says how a machine is recorded.
+type RecorderOptions struct {
+	// MaxDefer is how long an input may wait for the guest's next exit before the guest is stopped where it is.
+	MaxDefer time.Duration
+	// MinRun is how long the guest runs between two forced stops at the least, so that ticks never eat it.
+	MinRun time.Duration
+	// DigestEvery is after how many exits a digest is logged.
+	DigestEvery uint64
+	// Kick makes the vCPU come out of the guest. It may be called from any goroutine.
+	Kick func()
+}
+
+// Defaults of RecorderOptions.
+const (
+	DefaultMaxDefer    = 2 * time.Millisecond
+	DefaultMinRun      = 2 * time.Millisecond
+	DefaultDigestEvery = 256
+)
+
+func (o *RecorderOptions) complete() {
+	if o.MaxDefer <= 0 {
+		o.MaxDefer = DefaultMaxDefer
+	}
+	if o.MinRun <= 0 {
+		o.MinRun = DefaultMinRun
+	}
+	if o.DigestEvery == 0 {
+		o.DigestEvery = DefaultDigestEvery
+	}
+}
+
+// Recorder is the door of a machine whose inputs come from the world and go into a log, each with the position at which
+// it entered.
+type Recorder struct {
+	*Live
+	log      Log
+	options  RecorderOptions
+	position Position
+	digested Position
+	record   wire.Record // reused, so that a record costs no allocation
+	err      error
+
+	mu sync.Mutex
+	// deferring is true while a goroutine waits to see whether the guest exits by itself.
+	deferring bool
+	since     time.Time // when the input came that is being deferred
+	stopped   time.Time // when the last forced stop ended
+	force     bool      // the guest was kicked because an input has waited long enough
+}
+
+// NewRecorder returns a door whose guest clock stands at base ns, at the given position.
+func NewRecorder(base int64, at Position, log Log, options RecorderOptions) *Recorder {
+	options.complete()
+	r := &Recorder{log: log, options: options, position: at, digested: at}
+	r.Live = NewLive(base, r.deferKick)
+	return r
+}
+
+func (r *Recorder) append(kind Kind, fill func(*wire.Record)) {
+	if r.err != nil {
+		return
+	}
+	r.record = wire.Record{Kind: kind, Position: uint64(r.position)}
+	if fill != nil {
+		fill(&r.record)
+	}
+	if err := r.log.Append(&r.record); err != nil {
+		r.err = fmt.Errorf("write the log: %w", err)
+	}
+}
+
+// At implements Door.
+func (r *Recorder) At(p Position) {
+	r.position = p
+	r.Live.At(p)
+}
+
+// Now implements Clock.
+func (r *Recorder) Now() int64 {
+	if !r.sampled {
+		r.Live.Now()
+		r.append(KindClock, func(w *wire.Record) { w.Time = r.time })
+	}
+	return r.time
+}
+
+// Exit implements Door.
+func (r *Recorder) Exit(hash uint64, registers *wire.Registers) {
+	if r.position-r.digested < Position(r.options.DigestEvery) {
+		return
+	}
+	r.digested = r.position
+	r.append(wire.KindDigest, func(w *wire.Record) { w.Time, w.Hash, w.Registers = r.time, hash, registers })
+}
+
+// Next implements Door.
+func (r *Recorder) Next(w Waiting) (Input, bool) {
+	in, ok := r.Live.Next(w)
+	if ok {
+		r.append(in.Kind, func(w *wire.Record) { w.Device, w.Payload = in.Device, in.Payload })
+	}
+	return in, ok
+}
+
+// Interrupted implements Door.
+func (r *Recorder) Interrupted() Interruption {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	force := r.force
+	r.force = false
+	if force && r.Pending() {
+		return Stop
+	}
+	return GoOn
+}
+
+// Stopped implements Door. The clock may be sampled anew behind a stop, since time has gone on.
+func (r *Recorder) Stopped(part []byte, last bool) {
+	r.append(KindDelta, func(w *wire.Record) { w.Payload, w.Last = part, last })
+	if last {
+		r.sampled = false
+		r.mu.Lock()
+		r.stopped = time.Now()
+		r.mu.Unlock()
+	}
+}
+
+// Checkpoint logs that the machine was saved here.
+func (r *Recorder) Checkpoint(number uint64) {
+	r.append(KindCheckpoint, func(w *wire.Record) { w.Number, w.Time = number, r.time })
+}
+
+// Memory logs the hashes of pages from first on, as wire.AppendPageHash makes them.
+func (r *Recorder) Memory(first uint64, hashes []byte) {
+	r.append(KindMemory, func(w *wire.Record) { w.Number, w.Payload = first, hashes })
+}
+
+// End logs the machine's end.
+func (r *Recorder) End(cause wire.Cause, message string) {
+	r.append(KindEnd, func(w *wire.Record) { w.Cause, w.Time, w.Payload = cause, r.time, []byte(message) })
+}
+
+// Err implements Door.
+func (r *Recorder) Err() error { return r.err }
+
+// deferKick is called when the machine should come to the door while the guest runs. An exit of the guest's own is a
+// better place than any that a kick could make, so that it is waited for.
+func (r *Recorder) deferKick() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.since = time.Now()
+	if !r.deferring {
+		r.deferring = true
+		time.AfterFunc(r.patience(), r.stopWaiting)
+	}
+}
+
+// patience returns how much longer the input may wait.
+func (r *Recorder) patience() time.Duration {
+	return max(time.Until(r.since.Add(r.options.MaxDefer)), time.Until(r.stopped.Add(r.options.MinRun)))
+}
+
+func (r *Recorder) stopWaiting() {
+	r.mu.Lock()
+	r.deferring = false
+	if !r.Pending() { // the guest has come by itself
+		r.mu.Unlock()
+		return
+	}
+	if left := r.patience(); left > 0 { // for an earlier input; this one is younger
+		r.deferring = true
+		time.AfterFunc(left, r.stopWaiting)
+		r.mu.Unlock()
+		return
+	}
+	r.force = true
+	r.mu.Unlock()
+	r.options.Kick()
+}

@@ -1,0 +1,244 @@
+package lockstep
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"tandem/lockstep/wire"
+)
+
+// Source gives the records of a log in order. io.EOF ends it; any other error says how it is damaged. The record's
+// payload is valid until the next call. *wire.Reader is one.
+type Source interface {
+	Next(r *wire.Record) error
+}
+
+// Replayer is the door of a machine whose inputs come from a log alone.
+type Replayer struct {
+	source   Source
+	next     wire.Record
+	have     bool  // next is a record that has not been used
+	ended    error // the source's last word, io.EOF or how the log is damaged
+	position Position
+	time     int64
+	sampled  bool
+	err      error
+	recent   [recentRecords]wire.Record // without payloads; for the report of a divergence
+	used     int
+	payload  []byte // of the input given last: reading on in the log overwrites the record's own
+}
+
+// recentRecords is how many records a divergence lists.
+const recentRecords = 8
+
+// Divergence says that a machine does not go the way that the log says.
+type Divergence struct {
+	Position Position
+	What     string
+	// Registers names each general register that differs, with the logged and the present value.
+	Registers []string
+	// Recent lists the last records used, oldest first.
+	Recent []string
+}
+
+func (d *Divergence) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "diverged from the log at exit %d: %s", d.Position, d.What)
+	for _, r := range d.Registers {
+		fmt.Fprintf(&b, "\n  %s", r)
+	}
+	if len(d.Recent) > 0 {
+		fmt.Fprintf(&b, "\n  last records: %s", strings.Join(d.Recent, ", "))
+	}
+	return b.String()
+}
+
+// NewReplayer returns a door whose guest clock stands at base ns, at the given position.
+func NewReplayer(base int64, at Position, source Source) *Replayer {
+	return &Replayer{source: source, time: base, position: at}
+}
+
+// peek returns the next record that has not been used, or nil at the log's end.
+func (r *Replayer) peek() *wire.Record {
+	if !r.have && r.ended == nil {
+		if r.ended = r.source.Next(&r.next); r.ended == nil {
+			r.have = true
+		}
+	}
+	if !r.have {
+		return nil
+	}
+	return &r.next
+}
+
+// use takes the record that peek returned.
+func (r *Replayer) use() {
+	r.have = false
+	kept := r.next
+	kept.Payload, kept.Registers = nil, nil
+	r.recent[r.used%recentRecords] = kept
+	r.used++
+}
+
+func (r *Replayer) diverge(format string, args ...any) *Divergence {
+	d := &Divergence{Position: r.position, What: fmt.Sprintf(format, args...)}
+	for i := max(0, r.used-recentRecords); i < r.used; i++ {
+		rec := &r.recent[i%recentRecords]
+		d.Recent = append(d.Recent, fmt.Sprintf("%v at exit %d", rec.Kind, rec.Position))
+	}
+	if r.err == nil {
+		r.err = d
+	}
+	return d
+}
+
+// At implements Door.
+func (r *Replayer) At(p Position) {
+	if rec := r.peek(); rec != nil && rec.Position < uint64(p) {
+		r.diverge("the log has a %v at exit %d that the machine did not take", rec.Kind, rec.Position)
+	}
+	r.position = p
+	r.sampled = false
+}
+
+// Now implements Clock.
+func (r *Replayer) Now() int64 {
+	if r.sampled || r.err != nil {
+		return r.time
+	}
+	r.sampled = true
+	rec := r.peek()
+	switch {
+	case rec == nil:
+		// The log was cut off: Next will say so. The guest's answer is of no consequence.
+	case rec.Kind != KindClock || rec.Position != uint64(r.position):
+		r.diverge("the machine reads the clock, the log has a %v at exit %d", rec.Kind, rec.Position)
+	default:
+		r.time = rec.Time
+		r.use()
+	}
+	return r.time
+}
+
+// Exit implements Door.
+func (r *Replayer) Exit(hash uint64, registers *wire.Registers) {
+	rec := r.peek()
+	if r.err != nil || rec == nil || rec.Kind != wire.KindDigest || rec.Position != uint64(r.position) {
+		return
+	}
+	r.use()
+	if rec.Hash == hash {
+		return
+	}
+	d := r.diverge("the digest of all exits is %#x, the log's is %#x", hash, rec.Hash)
+	if rec.Registers == nil {
+		return
+	}
+	for i, logged := range rec.Registers {
+		if registers[i] != logged {
+			d.Registers = append(d.Registers, fmt.Sprintf("%s is %#x, was %#x", wire.RegisterNames[i], registers[i], logged))
+		}
+	}
+}
+
+// Time implements Door.
+func (r *Replayer) Time() int64 { return r.time }
+
+// Next implements Door. A delta comes as one input, its parts joined.
+func (r *Replayer) Next(w Waiting) (Input, bool) {
+	if r.err != nil {
+		return Input{}, false
+	}
+	rec := r.peek()
+	if rec == nil {
+		return r.logEnded()
+	}
+	if rec.Position != uint64(r.position) {
+		return Input{}, false
+	}
+	switch rec.Kind {
+	case KindClock, wire.KindDigest:
+		r.diverge("the log has a %v that the machine did not take", rec.Kind)
+		return Input{}, false
+	case KindTick:
+		if !w.Armed {
+			r.diverge("the log has a tick, but no timer of the machine is running")
+			return Input{}, false
+		}
+		r.time = max(r.time, w.Deadline)
+	case KindDelta:
+		return r.delta()
+	case KindConsole, KindFrame, KindDisk, KindRandom, KindPower:
+		if n := w.Room(rec.Kind, rec.Device); n <= 0 || rec.Kind == KindConsole && n < len(rec.Payload) {
+			r.diverge("the log has a %v of %d bytes for device %d, which has room for %d", rec.Kind, len(rec.Payload), rec.Device, n)
+			return Input{}, false
+		}
+	}
+	r.payload = append(r.payload[:0], rec.Payload...)
+	in := Input{Kind: rec.Kind, Device: rec.Device, Payload: r.payload, Number: rec.Number, Cause: rec.Cause}
+	r.use()
+	return in, true
+}
+
+// logEnded makes an end of a log that has none, at the position of its last record: what the guest was given after that
+// is not known.
+func (r *Replayer) logEnded() (Input, bool) {
+	if !errors.Is(r.ended, io.EOF) {
+		r.err = fmt.Errorf("the log is good up to exit %d: %w", r.position, r.ended)
+		return Input{}, false
+	}
+	return Input{Kind: KindEnd}, true
+}
+
+// delta joins a delta's parts.
+func (r *Replayer) delta() (Input, bool) {
+	var joined []byte
+	for {
+		rec := r.peek()
+		if rec == nil || rec.Kind != KindDelta || rec.Position != uint64(r.position) {
+			if rec == nil && !errors.Is(r.ended, io.EOF) {
+				return r.logEnded()
+			}
+			r.diverge("the log has a delta without an end")
+			return Input{}, false
+		}
+		if len(joined)+len(rec.Payload) > maxDeltaBytes {
+			r.err = fmt.Errorf("the log has a delta of more than %d MiB at exit %d: the log is damaged", maxDeltaBytes>>20, r.position)
+			return Input{}, false
+		}
+		joined = append(joined, rec.Payload...)
+		last := rec.Last
+		r.use()
+		if last {
+			r.sampled = false
+			return Input{Kind: KindDelta, Payload: joined}, true
+		}
+	}
+}
+
+// maxDeltaBytes bounds what is joined of one forced stop's delta.
+const maxDeltaBytes = 1 << 30
+
+// Pending implements Door: everything that a replay waits for is in the log already.
+func (r *Replayer) Pending() bool { return false }
+
+// Wait implements Door. A guest that is halted where the log has no input for it can't be where the log was made.
+func (r *Replayer) Wait(Waiting) {
+	if r.err != nil {
+		return
+	}
+	if rec := r.peek(); rec != nil {
+		r.diverge("the guest is halted and waits for an input, the log's next record is a %v at exit %d", rec.Kind, rec.Position)
+	}
+}
+
+// Interrupted implements Door: nothing enters between two exits but by the log.
+func (r *Replayer) Interrupted() Interruption { return GoOn }
+
+// Stopped implements Door. It is never called, since Interrupted never asks for a stop.
+func (r *Replayer) Stopped([]byte, bool) { panic("lockstep: forced stop of a replaying machine") }
+
+// Err implements Door.
+func (r *Replayer) Err() error { return r.err }
