@@ -8,6 +8,7 @@ trap 'rm -f "$object"' EXIT
 as --64 -o "$object" tiny.S
 ld -m elf_x86_64 -static -nostdlib -z max-page-size=0x1000 --build-id=none -T tiny.lds -o tiny.elf "$object"
 strip tiny.elf
+chmod 644 tiny.elf
 append_size() {
 	size=$(wc -c <tiny.elf)
 	printf "$(printf '\\%03o\\%03o\\%03o\\%03o' $((size & 255)) $((size >> 8 & 255)) $((size >> 16 & 255)) $((size >> 24 & 255)))"
