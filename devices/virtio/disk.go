@@ -67,6 +67,9 @@ type DiskRequest struct {
 
 // DiskBackend does the requests of one disk, any number at a time, and completes each exactly once. Requests that
 // overlap take effect in the order of submission. Submit must not block.
+//
+// A machine that follows a log and has a back end of its own, a replica of the disk, hands a completion from the log to
+// [Blk.Complete] only after that back end has completed the same request: until then the request's data is in use.
 type DiskBackend interface {
 	Submit(DiskRequest)
 }

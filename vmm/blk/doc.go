@@ -1,0 +1,42 @@
+// Package blk holds the host's side of virtual disks: image files and block devices, copy-on-write overlays over a
+// read-only base, and the workers that do a guest's requests.
+//
+// An [Image] is a disk's content. Its methods may be called from many goroutines at once; what concurrent writes to
+// the same bytes leave is for the caller to order. A [Server] does that: it is the virtio.DiskBackend of one disk.
+//
+// Two replicas of a disk that get the same requests in the same order end with the same content: requests that overlap
+// take effect in the order of submission, a flush comes after every write submitted before it, and what is discarded
+// reads as zeros afterwards, whatever the storage below is.
+//
+// # Overlay format, version 1
+//
+// An overlay keeps what differs from its base, in clusters of 4 KiB. It is a sparse file; all numbers are
+// little-endian:
+//
+//	offset       size        content
+//	0            4096        header
+//	4096         512 × n     map: n sectors of 4064 bits each, one bit for each cluster, the lowest bit first
+//	data offset  disk size   cluster c at data offset + 4096 × c; it means something only if its bit is set
+//
+// Header:
+//
+//	offset  size  field
+//	0       8     magic "TANDEMOV"
+//	8       4     version, 1
+//	12      4     cluster size in bytes, 4096
+//	16      8     disk size in bytes: the base's, a multiple of 512
+//	24      8     number of map sectors
+//	32      8     data offset: a multiple of 4096 behind the map
+//	40      32    fingerprint of the base: SHA-256 over its size and 64 samples of 4 KiB
+//	72      4     length of the base's path
+//	76      4012  the base's path, zeros after it
+//	4088    4     zero
+//	4092    4     CRC-32C of the 4092 bytes before
+//
+// Map sector: 508 bytes of bits, then the CRC-32C of the sector's index (8 bytes) and those bits. A sector of zeros
+// alone is one that was never written. Bits behind the disk's end are zero.
+//
+// The overlay is safe against a crash at any instant: bits are only ever set, and a bit reaches the file after the
+// cluster that it stands for is on stable storage. A flush syncs the data, writes the map sectors that have changed,
+// and syncs again. Sectors of 512 bytes are taken to be written as a whole or not at all, as disks do.
+package blk

@@ -1,0 +1,246 @@
+package blk
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"tandem/devices/virtio"
+)
+
+// Workers is the number of a disk's requests that are with the host at the same time.
+const Workers = 4
+
+// Server does the requests of one disk. It implements virtio.DiskBackend.
+//
+// Requests run at the same time, except that one waits for those submitted before it whose sectors overlap with its
+// own, when either of the two writes, and a flush waits for all writes submitted before it. Nothing waits for a flush.
+type Server struct {
+	name  string
+	image Image
+	done  func(payload []byte)
+	log   *slog.Logger
+
+	workers sync.WaitGroup
+
+	mu sync.Mutex
+	// wake is signalled when ready or closing has changed.
+	wake *sync.Cond
+	// active has the requests that are not done, in the order of submission. The device bounds their number.
+	active []*task
+	// ready has those of them that wait for a worker.
+	ready   []*task
+	closing bool
+	stats   Stats
+	// told has the operations whose failure has been logged.
+	told [virtio.DiskWriteZeroes + 1]bool
+}
+
+// Stats counts what a disk has done.
+type Stats struct {
+	Requests     uint64 `json:"requests"`
+	BytesRead    uint64 `json:"bytes_read"`
+	BytesWritten uint64 `json:"bytes_written"`
+	Flushes      uint64 `json:"flushes"`
+	Errors       uint64 `json:"errors"`
+}
+
+type task struct {
+	virtio.DiskRequest
+	// waits is the number of active requests before this one that it has to wait for.
+	waits int
+}
+
+// NewServer starts the workers of a disk. done is called from them with the payload of each completion, in the order in
+// which requests end; it is called at most once for each request, so a queue of virtio.MaxDiskRequests never blocks
+// it. name is what the log calls the disk.
+func NewServer(name string, image Image, log *slog.Logger, done func(payload []byte)) *Server {
+	s := &Server{name: name, image: image, done: done, log: log}
+	s.wake = sync.NewCond(&s.mu)
+	for range Workers {
+		s.workers.Go(s.work)
+	}
+	return s
+}
+
+// Submit implements virtio.DiskBackend. It must not be called after Close.
+func (s *Server) Submit(r virtio.DiskRequest) {
+	t := &task{DiskRequest: r}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		panic("blk: request for a disk that is closed")
+	}
+	for _, before := range s.active {
+		if mustFollow(before, t) {
+			t.waits++
+		}
+	}
+	s.active = append(s.active, t)
+	if t.waits == 0 {
+		s.ready = append(s.ready, t)
+		s.wake.Signal()
+	}
+}
+
+// mustFollow reports whether t, submitted after before, has to wait for it.
+func mustFollow(before, t *task) bool {
+	writes := before.Op != virtio.DiskRead && before.Op != virtio.DiskFlush
+	switch {
+	case t.Op == virtio.DiskFlush:
+		return writes
+	case before.Op == virtio.DiskFlush || t.Op == virtio.DiskRead && !writes:
+		return false
+	}
+	return before.Sector < t.Sector+t.Sectors && t.Sector < before.Sector+before.Sectors
+}
+
+// Stats returns the counts so far.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats
+}
+
+// Close waits until every request is done and closes the image, with all that was written stable.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closing = true
+	s.wake.Broadcast()
+	s.mu.Unlock()
+	s.workers.Wait()
+
+	var err error
+	if !s.image.ReadOnly() {
+		err = s.image.Sync()
+	}
+	if closeErr := s.image.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("disk %s: closing: %w", s.name, err)
+	}
+	return nil
+}
+
+// work does requests until the server is closed and none is left.
+func (s *Server) work() {
+	for {
+		t := s.next()
+		if t == nil {
+			return
+		}
+		payload, err := s.do(t)
+		s.finish(t, err)
+		s.done(payload)
+	}
+}
+
+// next returns the request that has waited longest, or nil when there will be no more.
+func (s *Server) next() *task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.ready) == 0 {
+		if s.closing && len(s.active) == 0 {
+			return nil
+		}
+		s.wake.Wait()
+	}
+	t := s.ready[0]
+	s.ready = s.ready[1:]
+	return t
+}
+
+// finish lets those go on that have waited for t, and counts and reports.
+func (s *Server) finish(t *task, err error) {
+	s.mu.Lock()
+	i := 0
+	for s.active[i] != t {
+		i++
+	}
+	s.active = append(s.active[:i], s.active[i+1:]...)
+	for _, later := range s.active[i:] {
+		if !mustFollow(t, later) {
+			continue
+		}
+		if later.waits--; later.waits == 0 {
+			s.ready = append(s.ready, later)
+		}
+	}
+	s.count(t, err)
+	tell := err != nil && !s.told[t.Op]
+	if tell {
+		s.told[t.Op] = true
+	}
+	s.wake.Broadcast()
+	s.mu.Unlock()
+	if tell {
+		s.tell(t, err)
+	}
+}
+
+func (s *Server) count(t *task, err error) {
+	s.stats.Requests++
+	switch {
+	case err != nil:
+		s.stats.Errors++
+	case t.Op == virtio.DiskRead:
+		s.stats.BytesRead += t.Sectors * virtio.SectorSize
+	case t.Op == virtio.DiskWrite:
+		s.stats.BytesWritten += t.Sectors * virtio.SectorSize
+	case t.Op == virtio.DiskFlush:
+		s.stats.Flushes++
+	}
+}
+
+// tell logs the first failure of an operation; a guest that tries again and again does not fill the log.
+func (s *Server) tell(t *task, err error) {
+	message := "a disk request failed, the guest gets an I/O error; more of this kind are counted, not logged"
+	if isFull(err) {
+		message = "the host's storage is full, the guest gets an I/O error; make room for its disk"
+	}
+	s.log.Error(message, "disk", s.name, "operation", t.Op.String(), "sector", t.Sector, "sectors", t.Sectors, "error", err)
+}
+
+// do does t and returns its completion.
+func (s *Server) do(t *task) ([]byte, error) {
+	n := 0
+	if t.Op == virtio.DiskRead {
+		n = int(t.Sectors * virtio.SectorSize)
+	}
+	payload := make([]byte, virtio.DiskCompletionHeader+n)
+	err := s.access(t, payload[virtio.DiskCompletionHeader:])
+	status := virtio.DiskOK
+	if err != nil {
+		status, payload = virtio.DiskIOError, payload[:virtio.DiskCompletionHeader]
+	}
+	virtio.PutDiskCompletion(payload, t.ID, status)
+	return payload, err
+}
+
+// access moves t's bytes; a read's go to p.
+func (s *Server) access(t *task, p []byte) error {
+	off, n := int64(t.Sector*virtio.SectorSize), int64(t.Sectors*virtio.SectorSize)
+	var err error
+	switch t.Op {
+	case virtio.DiskRead:
+		_, err = s.image.ReadAt(p, off)
+	case virtio.DiskWrite:
+		_, err = s.image.WriteAt(t.Data, off)
+	case virtio.DiskDiscard:
+		err = s.image.Zero(off, n, true)
+	case virtio.DiskWriteZeroes:
+		err = s.image.Zero(off, n, t.Unmap)
+	case virtio.DiskFlush:
+		if s.image.ReadOnly() {
+			return nil
+		}
+		return s.image.Sync()
+	default:
+		return fmt.Errorf("unknown %v", t.Op)
+	}
+	if err == nil && t.Sync {
+		err = s.image.Sync()
+	}
+	return err
+}
