@@ -12,6 +12,12 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(setupCommand(), runCommand(), shellCommand())
+	root.AddCommand(
+		setupCommand(), runCommand(), shellCommand(),
+		upCommand(), downCommand(), statusCommand(),
+		execCommand(), putCommand(), getCommand(), consoleCommand(),
+		killCommand(), bootCommand(), freezeCommand(), thawCommand(),
+		netCommand(),
+	)
 	return root
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -140,12 +141,17 @@ func (f *labFlags) withLab(cmd *cobra.Command, fn func(context.Context, *lab.Lab
 		return err
 	}
 	defer l.Close()
-	if cfg.Log != nil {
-		for _, h := range l.Hosts() {
-			fmt.Fprintf(cfg.Log, "lab: %s is up at %s after %.1f s\n", h.Name, h.Addr(0), h.BootTime.Seconds())
-		}
-	}
+	reportBoot(cfg.Log, l)
 	return fn(ctx, l)
+}
+
+func reportBoot(log io.Writer, l *lab.Lab) {
+	if log == nil {
+		return
+	}
+	for _, h := range l.Hosts() {
+		fmt.Fprintf(log, "lab: %s is up at %s after %.1f s\n", h.Name, h.Addr(0), h.BootTime.Seconds())
+	}
 }
 
 // execFlags say how a command runs.

@@ -281,6 +281,20 @@ func (l *Lab) Hosts() []*Host {
 	return alive
 }
 
+// HostConfig returns how a host was configured when the lab started, or, for a
+// new name, what a host of that name gets by default.
+func (l *Lab) HostConfig(name string) HostConfig {
+	for _, h := range l.cfg.Hosts {
+		if h.Name == name {
+			return h
+		}
+	}
+	return HostConfig{Name: name}
+}
+
+// Dir is the folder of the console logs.
+func (l *Lab) Dir() string { return l.dir }
+
 // Switch returns the switch of network n, from 0. Ports are named after hosts.
 func (l *Lab) Switch(n int) *ether.Switch { return l.switches[n] }
 

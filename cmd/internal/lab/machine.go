@@ -36,7 +36,7 @@ type nicSpec struct {
 const firstInheritedFD = 3
 
 // kernelParams make an emulated boot short; docs/lab.md has the measurements.
-const kernelParams = "console=ttyS0 quiet panic=-1 mitigations=off"
+const kernelParams = "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests"
 
 // args is QEMU's command line. Descriptor firstInheritedFD is the agent's port,
 // those after it are the network cards.

@@ -196,6 +196,27 @@ func (c *Client) Get(ctx context.Context, path string, w io.Writer) (fs.FileMode
 	return fs.FileMode(rep.Mode).Perm(), nil
 }
 
+// GetFile copies the file at path in the host to a file of this machine, with
+// its permissions. An older file is replaced only when the copy is complete.
+func (c *Client) GetFile(ctx context.Context, path, local string) error {
+	tmp, err := os.CreateTemp(filepath.Dir(local), ".get-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // after the rename there is nothing left to remove
+	mode, err := c.Get(ctx, path, tmp)
+	if err == nil {
+		err = tmp.Chmod(mode)
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), local)
+}
+
 // DialContext opens a connection from inside the host: network is one of Go's
 // ("tcp", "unix", ...), address is seen from there. The connection supports
 // CloseWrite.

@@ -14,11 +14,13 @@
 package ether
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -228,6 +230,27 @@ func (s *Switch) Heal() {
 	}
 }
 
+// PairLink returns what happens to frames from one port to another, without
+// what the ports' own links add.
+func (s *Switch) PairLink(from, to string) Link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.pairs[pair{from, to}]; p != nil {
+		return p.link
+	}
+	return Link{}
+}
+
+// PortLink returns what happens at a port.
+func (s *Switch) PortLink(name string) Link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.inward[name]; p != nil {
+		return p.link
+	}
+	return Link{}
+}
+
 // PortState is what a switch knows of a port.
 type PortState struct {
 	Name     string   `json:"name"`
@@ -247,6 +270,29 @@ func (s *Switch) Ports() []PortState {
 		}
 		out = append(out, st)
 	}
+	return out
+}
+
+// PairState is what a switch does between two ports.
+type PairState struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+	Link Link   `json:"link"`
+}
+
+// Pairs lists the directions between two ports that are not whole.
+func (s *Switch) Pairs() []PairState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []PairState
+	for k, p := range s.pairs {
+		if p.link != (Link{}) {
+			out = append(out, PairState{k.from, k.to, p.link})
+		}
+	}
+	slices.SortFunc(out, func(a, b PairState) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To))
+	})
 	return out
 }
 
