@@ -62,6 +62,10 @@ func NewPIT(clock lockstep.Clock, irq PICLine) *PIT {
 	for i := range p.s.Counters {
 		p.s.Counters[i] = pitCounter{Mode: 3, Access: accessBoth, Gate: i != 2}
 	}
+	// Counter 0 runs at 18.2 Hz, as firmware leaves it: without a TSC Linux seeds its address layout from a running
+	// counter 0 before it has programmed it, and waits until that runs (arch/x86/lib/kaslr.c).
+	p.s.Counters[0].begin(-1, 1<<16)
+	p.plan()
 	return p
 }
 

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/pkg/term"
+	"golang.org/x/sys/unix"
+
+	"tandem/lockstep"
+	"tandem/vmm"
+)
+
+// consoleChunkBytes is how much typed input becomes one input of the machine at the most.
+const consoleChunkBytes = 256
+
+// console is where a guest's serial port goes.
+type console struct {
+	output   *vmm.ConsoleWriter
+	input    io.Reader  // nil if nothing can be typed
+	escape   byte       // 0 if input is not a terminal
+	terminal *term.Term // nil, or a terminal that is to be restored
+	file     *os.File   // nil, or a file that is to be closed
+}
+
+// openConsole opens what --console names. A terminal is put into raw mode.
+func openConsole(name, escape string) (*console, error) {
+	path, isFile := strings.CutPrefix(name, "file:")
+	switch {
+	case name == "none":
+		return &console{output: vmm.NewConsoleWriter(io.Discard)}, nil
+	case isFile:
+		file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+		if err != nil {
+			return nil, fmt.Errorf("--console: %w", err)
+		}
+		return &console{output: vmm.NewConsoleWriter(file), file: file}, nil
+	case name == "stdio":
+		return openStdio(escape)
+	}
+	return nil, fmt.Errorf("--console %q is unknown: give stdio, none or file:PATH", name)
+}
+
+func openStdio(escape string) (*console, error) {
+	key, err := parseEscape(escape)
+	if err != nil {
+		return nil, err
+	}
+	c := &console{output: vmm.NewConsoleWriter(os.Stdout), input: os.Stdin}
+	if !isTerminal(os.Stdin) {
+		return c, nil
+	}
+	t, err := term.Open("/dev/stdin", term.RawMode)
+	if err != nil {
+		return nil, fmt.Errorf("put the terminal into raw mode: %w", err)
+	}
+	c.terminal, c.escape = t, key
+	fmt.Fprintf(os.Stderr, "tandem: press %s x to leave\r\n", escape)
+	return c, nil
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// parseEscape reads a control key in the manner ^A.
+func parseEscape(s string) (byte, error) {
+	if len(s) == 2 && s[0] == '^' && s[1] >= '@' && s[1] <= '_' {
+		return s[1] - '@', nil
+	}
+	return 0, fmt.Errorf("--escape %q is not a control key: give ^A to ^_", s)
+}
+
+// close writes what is left and gives the terminal back as it was.
+func (c *console) close() error {
+	err := c.output.Close()
+	if c.terminal != nil {
+		err = errors.Join(err, c.terminal.Restore(), c.terminal.Close())
+	}
+	if c.file != nil {
+		err = errors.Join(err, c.file.Close())
+	}
+	return err
+}
+
+// connect passes what is typed to the machine, until the machine or the input ends.
+func (c *console) connect(m *vmm.Machine) {
+	if c.input == nil {
+		return
+	}
+	go func() {
+		keys := escapeFilter{key: c.escape}
+		buffer := make([]byte, consoleChunkBytes)
+		for {
+			n, err := c.input.Read(buffer)
+			typed, leave := keys.filter(buffer[:n])
+			if len(typed) > 0 && m.Post(lockstep.Input{Kind: lockstep.KindConsole, Payload: typed}) != nil {
+				return
+			}
+			if leave {
+				m.Stop()
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+}
+
+// escapeFilter takes the escape key and what follows it out of typed input.
+type escapeFilter struct {
+	key     byte // 0: nothing is special
+	pending bool // the last byte was the key
+}
+
+// filter returns the bytes for the guest, in a slice of their own, and whether the user wants to leave.
+func (f *escapeFilter) filter(p []byte) (typed []byte, leave bool) {
+	for _, b := range p {
+		switch {
+		case f.pending && b == 'x':
+			return typed, true
+		case f.pending, f.key == 0 || b != f.key:
+			f.pending = false
+			typed = append(typed, b)
+		default:
+			f.pending = true
+		}
+	}
+	return typed, false
+}

@@ -1,0 +1,46 @@
+// Command tandem runs a Linux guest on /dev/kvm.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(execute(os.Args[1:])) }
+
+// execute runs the command line and returns the exit status. Whatever goes wrong is one line on standard error.
+func execute(args []string) int {
+	root := newRootCommand()
+	root.SetArgs(args)
+	err := root.Execute()
+	if err == nil {
+		return statusOK
+	}
+	var s *statusError
+	if !errors.As(err, &s) {
+		s = &statusError{status: statusUsage, err: err}
+	}
+	if s.err != nil {
+		fmt.Fprintf(os.Stderr, "tandem: %v\n", s.err)
+	}
+	return s.status
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "tandem",
+		Short: "Run a Linux guest on /dev/kvm, built to be run twice at once",
+		Long: `Tandem runs a Linux guest on /dev/kvm with devices of its own, built so that an identical copy can run on a
+second host, instruction for instruction.
+
+Exit status of a command that runs a guest:
+` + statusHelp,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddCommand(newRunCommand(), newDoctorCommand(), newImageCommand(), newVersionCommand())
+	return root
+}

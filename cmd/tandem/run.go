@@ -1,0 +1,249 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"tandem/boot"
+	"tandem/kvm"
+	"tandem/vmm"
+	"tandem/vmm/doctor"
+)
+
+// machineCmdline is what this machine's devices need a Linux kernel to know:
+//
+//	console=ttyS0   the console is the serial port
+//	lpj=1000000     no calibration of the delay loop, which would spin on the timer without an exit
+//	pmtmr=0x608     where the PM timer is, since there is no ACPI table to say so
+//	acpi=off        no search for tables that are not there
+//	pci=conf1       how PCI is reached, without probing
+//	reboot=k        reboot through the keyboard controller at once
+//	no_timer_check, i8042.noaux, 8250.nr_uarts=1: no probing for what is not there
+const machineCmdline = "console=ttyS0 lpj=1000000 pmtmr=0x608 acpi=off pci=conf1 reboot=k panic=-1 i8042.noaux 8250.nr_uarts=1"
+
+// seedBytes is how much entropy the kernel is given at its start.
+const seedBytes = 64
+
+// kernelFlags are the flags that say what machine a guest gets, for every command that starts one.
+type kernelFlags struct {
+	kernel, initrd, cmdline, memory, device string
+	bareCmdline                             bool
+}
+
+func (f *kernelFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVarP(&f.kernel, "kernel", "k", "", "kernel `file`: a bzImage or an ELF vmlinux (required)")
+	flags.StringVarP(&f.initrd, "initrd", "i", "", "initial RAM disk `file`")
+	flags.StringVarP(&f.cmdline, "cmdline", "c", "", "kernel command line, after the machine's own: "+machineCmdline)
+	flags.BoolVar(&f.bareCmdline, "bare-cmdline", false, "give the kernel --cmdline alone")
+	flags.StringVarP(&f.memory, "memory", "m", "256M", "guest RAM, with a unit (K, M, G)")
+	flags.StringVar(&f.device, "kvm", "/dev/kvm", "KVM `device`")
+	_ = cmd.MarkFlagRequired("kernel")
+}
+
+func newRunCommand() *cobra.Command {
+	var f kernelFlags
+	var consoleName, escape string
+	var stats bool
+	cmd := &cobra.Command{
+		Use:   "run --kernel FILE [flags]",
+		Short: "Run a guest",
+		Long: `Run starts a kernel in a new machine, with its serial port as the console, and ends when the guest does.
+
+Exit status:
+` + statusHelp,
+		Example: `  tandem run --kernel vmlinuz --initrd initrd.img --cmdline "quiet"
+  echo "uname -a; poweroff -f" | tandem run -k vmlinuz -i initrd.img`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run(&f, consoleName, escape, stats)
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().StringVar(&consoleName, "console", "stdio", "where the serial port goes: stdio, none, or file:`PATH` (output only)")
+	cmd.Flags().StringVar(&escape, "escape", "^A", "key that starts a command at a terminal console: followed by x it leaves, by itself it is sent")
+	cmd.Flags().BoolVar(&stats, "stats", false, "print exits by kind and times when the guest has ended")
+	return cmd
+}
+
+// guest is what is to be run, read and checked before anything is started.
+type guest struct {
+	kernel  *boot.Kernel
+	options boot.Options
+	memory  uint64
+}
+
+func (f *kernelFlags) load() (*guest, error) {
+	memory, err := parseMemory(f.memory)
+	if err != nil {
+		return nil, usage(err)
+	}
+	k, err := readKernel(f.kernel)
+	if err != nil {
+		return nil, usage(err)
+	}
+	g := &guest{kernel: k, memory: memory}
+	if f.initrd != "" {
+		if g.options.Initrd, err = readFile("--initrd", f.initrd, int64(memory)); err != nil {
+			return nil, usage(err)
+		}
+	}
+	g.options.Cmdline = f.cmdline
+	if !f.bareCmdline {
+		g.options.Cmdline = strings.TrimSpace(machineCmdline + " " + f.cmdline)
+	}
+	g.options.RNGSeed = make([]byte, seedBytes)
+	_, err = rand.Read(g.options.RNGSeed)
+	return g, err
+}
+
+// parseMemory reads a size like 256M and checks it against the host's memory.
+func parseMemory(s string) (uint64, error) {
+	n, err := units.RAMInBytes(s)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("--memory %q is not a size: give a number and a unit, like 256M or 2G", s)
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, fmt.Errorf("sysinfo: %w", err)
+	}
+	if total := info.Totalram * uint64(info.Unit); uint64(n) > total {
+		return 0, fmt.Errorf("--memory %s is more than the %d MiB that this host has: give less", s, total>>20)
+	}
+	return uint64(n), nil
+}
+
+func readKernel(path string) (*boot.Kernel, error) {
+	file, size, err := openRegular("--kernel", path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	k, err := boot.OpenKernel(file, size)
+	if err != nil {
+		return nil, fmt.Errorf("--kernel %s: %w", path, err)
+	}
+	return k, nil
+}
+
+// openRegular opens a file that a flag names and returns its size.
+func openRegular(flag, path string) (*os.File, int64, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, 0, fileError(flag, path, err)
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s %s is not a regular file: name a file", flag, path)
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, 0, err
+	}
+	return file, info.Size(), nil
+}
+
+func fileError(flag, path string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s %s does not exist: check the path", flag, path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s %s may not be read by this user: check its permissions", flag, path)
+	}
+	return fmt.Errorf("%s: %w", flag, err)
+}
+
+// readFile reads a whole file that a flag names, of at most limit bytes.
+func readFile(flag, path string, limit int64) ([]byte, error) {
+	file, size, err := openRegular(flag, path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if size > limit {
+		return nil, fmt.Errorf("%s %s has %d MiB, more than the guest's memory of %d MiB: give a smaller file or more --memory", flag, path, size>>20, limit>>20)
+	}
+	p := make([]byte, size)
+	if _, err := io.ReadFull(file, p); err != nil {
+		return nil, fmt.Errorf("%s %s: %w", flag, path, err)
+	}
+	return p, nil
+}
+
+// run runs a guest to its end.
+func run(f *kernelFlags, consoleName, escape string, stats bool) error {
+	g, err := f.load()
+	if err != nil {
+		return err
+	}
+	system, err := kvm.Open(f.device)
+	if err != nil {
+		return incapable(err)
+	}
+	defer system.Close()
+	if g.kernel.IsLinux() {
+		if reason, ok := doctor.CanRunLinux(system); !ok {
+			return incapable(fmt.Errorf("%s can't run Linux: %s", f.device, reason))
+		}
+	}
+	console, err := openConsole(consoleName, escape)
+	if err != nil {
+		return usage(err)
+	}
+	cause, err := runMachine(system, g, console, stats)
+	if closeErr := console.close(); err == nil && closeErr != nil {
+		err = failure(closeErr)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "tandem: %v\n", cause)
+	return endStatus(cause)
+}
+
+func runMachine(system *kvm.System, g *guest, c *console, stats bool) (vmm.Cause, error) {
+	start := time.Now()
+	m, err := vmm.New(system, vmm.Config{
+		MemoryBytes: g.memory, EpochNS: start.UnixNano(), Console: c.output, Debug: c.output, MeasureHandling: stats,
+	})
+	if err != nil {
+		return 0, failure(err)
+	}
+	defer m.Close()
+	if err := m.Load(g.kernel, g.options); err != nil {
+		return 0, usage(err)
+	}
+	g.options.Initrd = nil // the guest has it now
+	m.GoLive()
+	stopOnSignals(m)
+	c.connect(m)
+	cause, err := m.Run()
+	if err != nil {
+		return 0, failure(err)
+	}
+	if stats {
+		printStats(os.Stderr, m, time.Since(start))
+	}
+	return cause, nil
+}
+
+// stopOnSignals makes the usual signals stop the guest, so that the terminal is put right again.
+func stopOnSignals(m *vmm.Machine) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	go func() {
+		<-signals
+		m.Stop()
+	}()
+}

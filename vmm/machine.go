@@ -1,0 +1,250 @@
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"tandem/boot"
+	"tandem/devices"
+	"tandem/kvm"
+	"tandem/lockstep"
+)
+
+// Config is what a machine is made of. Two machines with equal configurations are the same machine.
+type Config struct {
+	MemoryBytes uint64
+	// EpochNS is the wall-clock time at which the guest clock is 0, in Unix ns: what the RTC shows first.
+	EpochNS int64
+	// Console and Debug take what the guest writes to its serial port and to port 0xe9.
+	Console devices.Sink
+	Debug   devices.Sink
+	// MeasureHandling makes Stats tell how long exits take to handle. It costs two clock readings an exit.
+	MeasureHandling bool
+}
+
+// Machine is a virtual machine with one vCPU.
+type Machine struct {
+	config Config
+	vm     *kvm.VM
+	vcpu   *kvm.VCPU
+	memory *kvm.Memory
+
+	pc     *devices.PC
+	timers []devices.Timer
+
+	// door is where inputs come from. live is the part of it that takes inputs from the world, nil while replaying;
+	// recorder is the door if the machine is being recorded.
+	door     lockstep.Door
+	live     *lockstep.Live
+	recorder *lockstep.Recorder
+
+	position lockstep.Position
+	exit     kvm.Exit
+	digest   exitDigest
+	digested bool // exits are digested, since a log is written or followed
+	halted   bool // the vCPU has executed HLT and no interrupt has come since
+	ended    Cause
+
+	// inGuest is true while the vCPU may be in the guest, where only a kick reaches it.
+	inGuest atomic.Bool
+	stop    atomic.Bool
+
+	stats Stats
+}
+
+// New makes a machine on a host's KVM. Before it can run it needs a kernel (Load) and a door (GoLive, Record or Replay).
+func New(system *kvm.System, config Config) (*Machine, error) {
+	if err := checkHost(system); err != nil {
+		return nil, err
+	}
+	m := &Machine{config: config}
+	if err := m.create(system); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	pc, err := devices.NewPC(devices.PCConfig{
+		Clock: clockOfDoor{m}, EpochNS: config.EpochNS, MemoryBytes: config.MemoryBytes,
+		Console: config.Console, Debug: config.Debug,
+		Reset: func() { m.ended = CauseReset },
+	})
+	if err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	m.pc = pc
+	m.timers = pc.Timers()
+	return m, nil
+}
+
+// clockOfDoor is the clock of whichever door the machine has at the time.
+type clockOfDoor struct{ m *Machine }
+
+func (c clockOfDoor) Now() int64 { return c.m.door.Now() }
+
+// checkHost refuses a host on which the machine can't be made at all.
+func checkHost(system *kvm.System) error {
+	needed := []struct {
+		capability int
+		name       string
+	}{
+		{kvm.CapUserMemory, "KVM_CAP_USER_MEMORY"},
+		{kvm.CapExtCPUID, "KVM_CAP_EXT_CPUID"},
+		{kvm.CapVCPUEvents, "KVM_CAP_VCPU_EVENTS"},
+		{kvm.CapImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"},
+		{kvm.CapSyncRegs, "KVM_CAP_SYNC_REGS"},
+	}
+	for _, n := range needed {
+		value, err := system.Capability(n.capability)
+		if err != nil {
+			return err
+		}
+		if value == 0 {
+			return fmt.Errorf("this host's KVM lacks %s: use a host with Linux 4.17 or newer", n.name)
+		}
+	}
+	return nil
+}
+
+func (m *Machine) create(system *kvm.System) error {
+	leaves, err := system.SupportedCPUID()
+	if err != nil {
+		return err
+	}
+	if m.vm, err = system.CreateVM(); err != nil {
+		return err
+	}
+	if err := m.vm.SetTSS(); err != nil {
+		return err
+	}
+	if m.memory, err = kvm.NewMemory(regions(m.config.MemoryBytes)); err != nil {
+		return err
+	}
+	if err := m.vm.SetMemory(m.memory, false); err != nil {
+		return err
+	}
+	if m.vcpu, err = m.vm.CreateVCPU(0); err != nil {
+		return err
+	}
+	return m.vcpu.SetCPUID(guestCPUID(leaves))
+}
+
+func regions(memoryBytes uint64) []kvm.Region {
+	var out []kvm.Region
+	for _, r := range boot.Layout(memoryBytes) {
+		out = append(out, kvm.Region{Base: r.Start, Bytes: r.Size})
+	}
+	return out
+}
+
+// Close releases the machine. Run must have returned.
+func (m *Machine) Close() error {
+	var errs []error
+	if m.live != nil {
+		m.live.Close()
+	}
+	if m.vcpu != nil {
+		errs = append(errs, m.vcpu.Close())
+	}
+	if m.vm != nil {
+		errs = append(errs, m.vm.Close())
+	}
+	if m.memory != nil {
+		errs = append(errs, m.memory.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Load puts a kernel into the machine and the vCPU at its first instruction.
+func (m *Machine) Load(k *boot.Kernel, options boot.Options) error {
+	entry, err := boot.Load(m.memory, k, options)
+	if err != nil {
+		return err
+	}
+	return m.enter(entry)
+}
+
+// enter sets the vCPU's registers for a kernel's entry.
+func (m *Machine) enter(entry boot.Entry) error {
+	var sregs kvm.Sregs
+	if err := m.vcpu.Sregs(&sregs); err != nil {
+		return err
+	}
+	code := kvm.Segment{Limit: 0xffffffff, Selector: entry.CodeSelector, Type: 0xb, Present: 1, S: 1, L: 1, G: 1}
+	data := kvm.Segment{Limit: 0xffffffff, Selector: entry.DataSelector, Type: 0x3, Present: 1, S: 1, DB: 1, G: 1}
+	sregs.CS = code
+	sregs.DS, sregs.ES, sregs.FS, sregs.GS, sregs.SS = data, data, data, data, data
+	sregs.GDT = kvm.DTable{Base: entry.GDTBase, Limit: entry.GDTLimit}
+	sregs.IDT = kvm.DTable{}
+	sregs.CR0, sregs.CR3, sregs.CR4, sregs.EFER = entry.CR0, entry.CR3, entry.CR4, entry.EFER
+	if err := m.vcpu.SetSregs(&sregs); err != nil {
+		return err
+	}
+	return m.vcpu.SetRegs(&kvm.Regs{RIP: entry.RIP, RSI: entry.RSI, RSP: entry.RSP, RFLAGS: 2})
+}
+
+// Memory returns the guest's RAM.
+func (m *Machine) Memory() *kvm.Memory { return m.memory }
+
+// Stats returns the machine's counters, which belong to the goroutine in Run.
+func (m *Machine) Stats() *Stats { return &m.stats }
+
+// Position returns where in the instruction stream the machine stands.
+func (m *Machine) Position() lockstep.Position { return m.position }
+
+// GoLive gives the machine a door to the world: its inputs are what the world posts, and its clock goes on from where it
+// stands, now.
+func (m *Machine) GoLive() {
+	m.live = lockstep.NewLive(m.time(), m.kick)
+	m.door, m.recorder, m.digested = m.live, nil, false
+}
+
+// Record gives the machine a door to the world that logs every input.
+func (m *Machine) Record(log lockstep.Log, options lockstep.RecorderOptions) error {
+	options.Kick = m.kick
+	m.recorder = lockstep.NewRecorder(m.time(), m.position, log, options)
+	m.live = m.recorder.Live
+	m.door, m.digested = m.recorder, true
+	return m.vm.SetMemory(m.memory, true)
+}
+
+// Replay gives the machine a door to a log: its inputs are what the log says, where the log says.
+func (m *Machine) Replay(source lockstep.Source) {
+	m.door = lockstep.NewReplayer(m.time(), m.position, source)
+	m.live, m.recorder, m.digested = nil, nil, true
+}
+
+// time returns where the guest clock stands.
+func (m *Machine) time() int64 {
+	if m.door == nil {
+		return 0
+	}
+	return m.door.Time()
+}
+
+// ErrReplaying says that a machine takes no inputs from the world, since it has them from a log.
+var ErrReplaying = errors.New("the machine is replaying a log")
+
+// Post hands an input to the machine; it may wait while the queue is full. It may be called from any goroutine once the
+// machine has its door.
+func (m *Machine) Post(in lockstep.Input) error {
+	if m.live == nil {
+		return ErrReplaying
+	}
+	return m.live.Post(in)
+}
+
+// Stop makes Run return with CauseStopped. It may be called from any goroutine once the machine has its door.
+func (m *Machine) Stop() {
+	m.stop.Store(true)
+	if m.live != nil {
+		m.live.Wake()
+		return
+	}
+	m.vcpu.Kick()
+}
+
+// kick makes a vCPU that is in the guest come out.
+func (m *Machine) kick() {
+	if m.inGuest.Load() {
+		m.vcpu.Kick()
+	}
+}
