@@ -55,15 +55,15 @@ type pitState struct {
 	Control uint8 `json:"control"`
 }
 
-// NewPIT returns a PIT whose counters have never been programmed: they don't run, and their OUT is high. irq is input 0
-// of the interrupt controller; the caller has the controller call TickTaken when it is acknowledged.
+// NewPIT returns a PIT as firmware leaves it: counter 0 runs at 18.2 Hz, the others have never been programmed. irq is
+// input 0 of the interrupt controller; the caller has the controller call TickTaken when it is acknowledged.
 func NewPIT(clock lockstep.Clock, irq PICLine) *PIT {
 	p := &PIT{clock: clock, irq: irq, due: -1}
 	for i := range p.s.Counters {
 		p.s.Counters[i] = pitCounter{Mode: 3, Access: accessBoth, Gate: i != 2}
 	}
-	// Counter 0 runs at 18.2 Hz, as firmware leaves it: without a TSC Linux seeds its address layout from a running
-	// counter 0 before it has programmed it, and waits until that runs (arch/x86/lib/kaslr.c).
+	// Without a TSC Linux seeds its address layout from counter 0 before it has programmed it, and waits until it runs
+	// (arch/x86/lib/kaslr.c).
 	p.s.Counters[0].begin(-1, 1<<16)
 	p.plan()
 	return p

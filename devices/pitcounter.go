@@ -164,7 +164,7 @@ func (c *pitCounter) out(now int64) bool {
 	case 3:
 		return c.Paused || d%n < highPulses(c.Period)
 	}
-	return d != n || c.Paused
+	return d != n
 }
 
 // count returns the counting element at pulse now, in the form in which it is read.
