@@ -3,6 +3,7 @@ package boot
 import (
 	"bytes"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -301,7 +302,8 @@ type brokenMemory struct{ err error }
 func (brokenMemory) Size() uint64                   { return 64 << 20 }
 func (m brokenMemory) WriteAt([]byte, uint64) error { return m.err }
 
-// Whatever the image says, reading and loading it ends in an error or in writes to RAM that Layout has.
+// Whatever the image says, reading and loading it ends in an error or in writes to RAM that Layout has, and takes memory in
+// proportion to the image: what a packed byte may stand for (1032 bytes in gzip), and the tables of the decoders.
 func FuzzReadKernel(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add(readTestdata(f, "tiny.elf"))
@@ -309,7 +311,13 @@ func FuzzReadKernel(f *testing.F) {
 		f.Add(bzImageOf(readTestdata(f, "tiny."+name)))
 	}
 	f.Fuzz(func(t *testing.T, image []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		k, err := ReadKernel(image)
+		runtime.ReadMemStats(&after)
+		if took, limit := after.TotalAlloc-before.TotalAlloc, uint64(dictionaryMaxBytes+16<<20+4*1032*len(image)); took > limit {
+			t.Errorf("allocated %d bytes for an image of %d, limit %d", took, len(image), limit)
+		}
 		if err != nil {
 			return
 		}

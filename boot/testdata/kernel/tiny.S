@@ -1,5 +1,6 @@
 # A kernel-shaped ELF file for the loader's tests: linked high, loaded low, entered at its physical address, with a zero-based
-# per-CPU segment and .bss, as vmlinux is. It writes "ok" to port 0xe9 and halts. The calls give the x86 BCJ filter of xz
+# per-CPU segment and .bss, as vmlinux is. It writes "ok" and the first byte of its command line to port 0xe9, reloads its
+# segments, and halts. The calls give the x86 BCJ filter of xz
 # something to change.
 	.section .text, "ax"
 	.code64
@@ -10,6 +11,11 @@ startup_64:
 	.rept	64
 	call	three
 	.endr
+	mov	0x228(%rsi), %ecx		# boot_params.hdr.cmd_line_ptr
+	mov	$0x18, %eax			# __BOOT_DS must be in the GDT
+	mov	%eax, %ss
+	mov	(%rcx), %al
+	out	%al, $0xe9
 	cli
 	hlt
 one:	mov	$'o', %al
