@@ -1,9 +1,6 @@
 package virtio
 
-import (
-	"fmt"
-	"math"
-)
+import "fmt"
 
 // blkState is the part of a disk's state that is not its Core's.
 type blkState struct {
@@ -25,24 +22,15 @@ type slotState struct {
 	Data    []byte         `json:"data"`
 }
 
-type segmentState struct {
-	Addr uint64 `json:"addr"`
-	Len  uint32 `json:"len"`
-}
-
 func (b *Blk) save() any {
 	s := blkState{LastID: b.lastID, Writeback: b.writeback, Inflight: []slotState{}}
 	for _, r := range b.inflight {
-		out := []segmentState{}
-		for _, seg := range r.out {
-			out = append(out, segmentState{seg.addr, seg.len})
-		}
 		data := r.Data
 		if data == nil {
 			data = []byte{}
 		}
 		s.Inflight = append(s.Inflight, slotState{r.ID, r.Op, r.Sector, r.Sectors, r.Sync, r.Unmap,
-			r.head, r.orphan, out, data})
+			r.head, r.orphan, saveSegments(r.out), data})
 	}
 	return s
 }
@@ -105,15 +93,10 @@ func (b *Blk) loadSlot(r slotState) (*diskSlot, error) {
 		return nil, fmt.Errorf("%v with %d bytes of data, %d belong to it", r.Op, len(r.Data), data)
 	case r.Op != DiskRead && r.Op != DiskFlush && b.config.ReadOnly:
 		return nil, fmt.Errorf("%v on a read-only disk", r.Op)
-	case len(r.Out) > maxQueueSize:
-		return nil, fmt.Errorf("%d buffers", len(r.Out))
 	}
-	for _, seg := range r.Out {
-		if seg.Addr > math.MaxUint64-uint64(seg.Len) || s.outLen+uint64(seg.Len) > math.MaxUint32 {
-			return nil, fmt.Errorf("buffer of %d bytes at %#x is not possible", seg.Len, seg.Addr)
-		}
-		s.out = append(s.out, segment{seg.Addr, seg.Len})
-		s.outLen += uint64(seg.Len)
+	var err error
+	if s.out, s.outLen, err = loadSegments(r.Out); err != nil {
+		return nil, err
 	}
 	if s.outLen < 1 || r.Op == DiskRead && s.outLen-1 != r.Sectors*SectorSize {
 		return nil, fmt.Errorf("buffers of %d bytes do not fit %d sectors", s.outLen, r.Sectors)

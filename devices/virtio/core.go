@@ -342,3 +342,21 @@ func littleEndian(p []byte) uint32 {
 	}
 	return 0
 }
+
+// rearm asks the driver of a queue whose buffers wait for input to notify when it adds some, if fewer than low are
+// left, and not to otherwise. It is called only where the guest's accesses or the inputs lead, so that both machines
+// of a pair do it at the same position.
+func (c *Core) rearm(i int, low uint16) {
+	if !c.usable(i) {
+		return
+	}
+	n, err := c.queues[i].available()
+	if !c.check(i, err) {
+		return
+	}
+	if n < low {
+		c.listen(i, n)
+	} else {
+		c.silence(i)
+	}
+}

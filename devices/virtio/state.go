@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 )
 
 // coreState is the state of a Core with its device.
@@ -71,6 +72,9 @@ func (c *Core) LoadState(p []byte) error {
 			nextAvail: qs.NextAvail, nextUsed: qs.NextUsed, published: qs.Published, quiet: qs.Quiet,
 		}
 		if qs.Ready {
+			if s.Status&statusFeaturesOK == 0 {
+				return fmt.Errorf("virtio: state: queue %d is ready without FEATURES_OK", i)
+			}
 			q.eventIdx = s.DriverFeatures&featEventIdx != 0
 			q.indirect = s.DriverFeatures&featIndirect != 0
 			if err := q.enable(); err != nil {
@@ -109,6 +113,34 @@ func (c *Core) checkState(s *coreState) error {
 		return fmt.Errorf("features %#x were never offered", s.DriverFeatures)
 	}
 	return nil
+}
+
+type segmentState struct {
+	Addr uint64 `json:"addr"`
+	Len  uint32 `json:"len"`
+}
+
+func saveSegments(segs []segment) []segmentState {
+	out := []segmentState{}
+	for _, s := range segs {
+		out = append(out, segmentState{s.addr, s.len})
+	}
+	return out
+}
+
+// loadSegments checks what chain.add would have checked, and returns the sum of the lengths as well.
+func loadSegments(states []segmentState) (segs []segment, total uint64, err error) {
+	if len(states) > maxQueueSize {
+		return nil, 0, fmt.Errorf("a chain of %d buffers", len(states))
+	}
+	for _, s := range states {
+		if s.Addr > math.MaxUint64-uint64(s.Len) || total+uint64(s.Len) > math.MaxUint32 {
+			return nil, 0, fmt.Errorf("a buffer of %d bytes at %#x is not possible", s.Len, s.Addr)
+		}
+		segs = append(segs, segment{s.Addr, s.Len})
+		total += uint64(s.Len)
+	}
+	return segs, total, nil
 }
 
 // decode reads p into s and accepts only what encoding s gives again, so that no field is missing, unknown or twice.
