@@ -139,7 +139,10 @@ func (c *VCPU) Kick() {
 
 // ClearKick takes back the flag of Kick. Look for what the kick was about after this, not before, and none is lost.
 func (c *VCPU) ClearKick() {
-	if c.kicked.Swap(false) {
+	// It is the flag that decides, not kicked: between a Kick's two stores this may have cleared the first already, and
+	// a flag left behind then would keep the guest from ever running again.
+	if c.run.immediateExitSet() {
+		c.kicked.Store(false)
 		c.run.setImmediateExit(false)
 	}
 }
