@@ -103,7 +103,9 @@ func (r *runPage) setImmediateExit(on bool) {
 	}
 }
 
-func (r *runPage) immediateExitSet() bool { return atomic.LoadUint32((*uint32)(unsafe.Pointer(r)))&0xff00 != 0 }
+func (r *runPage) immediateExitSet() bool {
+	return atomic.LoadUint32((*uint32)(unsafe.Pointer(r)))&0xff00 != 0
+}
 
 func (r *runPage) setInterruptWindow(on bool) {
 	word := (*uint32)(unsafe.Pointer(r))
