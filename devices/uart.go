@@ -90,7 +90,13 @@ type uartState struct {
 	FIFO  [uartFIFOBytes]uint8 `json:"fifo"`
 	First uint8                `json:"first"`
 	Count uint8                `json:"count"`
+	// Polled is how often the LSR was read since a byte was last sent, up to pollsOfListener.
+	Polled uint8 `json:"polled"`
 }
+
+// pollsOfListener is how often a guest reads the LSR without sending a byte before it is taken for one that waits for
+// input without interrupts.
+const pollsOfListener = 32
 
 // NewUART returns a UART as after a reset. It sends to sink and interrupts by irq.
 func NewUART(sink Sink, irq Line) *UART {
@@ -110,9 +116,11 @@ func (u *UART) capacity() int {
 	return 1
 }
 
-// Room returns how many bytes Receive would take now. In loopback mode the UART is cut off from its line: none.
+// Room returns how many bytes Receive would take now. In loopback mode the UART is cut off from its line: none. Nor is
+// there room before the guest listens, by interrupt or by polling: a driver empties the FIFO when it starts, and what was
+// typed before would be lost.
 func (u *UART) Room() int {
-	if u.s.MCR&mcrLoop != 0 {
+	if u.s.MCR&mcrLoop != 0 || !u.listening() {
 		return 0
 	}
 	return u.capacity() - int(u.s.Count)
@@ -126,6 +134,10 @@ func (u *UART) Receive(p []byte) int {
 	}
 	u.update()
 	return n
+}
+
+func (u *UART) listening() bool {
+	return u.s.IER&ierReceive != 0 || u.s.Polled >= pollsOfListener
 }
 
 // push puts a byte into the receiver, which has room for it.
@@ -195,6 +207,7 @@ func (u *UART) identify() byte {
 // lineStatus reads the LSR, which clears the error it reports.
 func (u *UART) lineStatus() byte {
 	v := byte(lsrEmpty)
+	u.s.Polled = min(u.s.Polled+1, pollsOfListener)
 	if u.s.Count > 0 {
 		v |= lsrData
 	}
@@ -213,6 +226,7 @@ func (u *UART) write(port uint64, v byte) {
 			u.s.Divisor = u.s.Divisor&0xff00 | uint16(v)
 			return
 		}
+		u.s.Polled = 0
 		u.transmit(v)
 	case uartIER:
 		if u.dlab() {
@@ -334,6 +348,7 @@ func (u *UART) LoadState(state []byte) error {
 			condition{s.FCR&^fcrKept == 0 && (s.FCR == 0 || s.FCR&fcrEnable != 0), "FCR: bits that can't be set"},
 			condition{s.MCR&^mcrWritable == 0, "MCR: bits that can't be set"},
 			condition{s.First < uartFIFOBytes && s.Count <= depth, "FIFO: more bytes than fit"},
+			condition{s.Polled <= pollsOfListener, "polled: more than is counted"},
 		)
 	})
 	if err != nil {
