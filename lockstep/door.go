@@ -60,7 +60,8 @@ type Waiting struct {
 	// Deadline is the guest time in ns of the machine's earliest timer, if Armed.
 	Deadline int64
 	Armed    bool
-	// Room tells how much a device can take now: bytes for a stream (KindConsole), any positive number for one whole
-	// input of another kind, 0 for nothing. It depends on the machine's state alone.
-	Room func(kind Kind, device uint8) int
+	// Room tells how much of an input its device can take now: bytes for a stream (KindConsole), any positive number for
+	// another kind as a whole, 0 for nothing yet, a negative number if it will never be wanted and can be dropped. It
+	// depends on the machine's state and the input alone, and changes neither.
+	Room func(kind Kind, device uint8, payload []byte) int
 }

@@ -12,6 +12,9 @@ import (
 // maxQueuedInputs bounds the inputs that wait at a live door. A source that finds it full waits in Post.
 const maxQueuedInputs = 1024
 
+// maxQueuedFrames bounds the received frames among them, so that a flood leaves room for what must not be dropped.
+const maxQueuedFrames = 512
+
 // ErrDoorClosed says that the machine behind a door has ended.
 var ErrDoorClosed = errors.New("the machine has ended")
 
@@ -41,6 +44,7 @@ type Live struct {
 	mu     sync.Mutex
 	room   *sync.Cond // queue has become shorter, or the door is closed
 	queue  []Input    // Invariant: len(queue) <= maxQueuedInputs
+	frames int        // how many of queue are frames
 	closed bool
 }
 
@@ -63,11 +67,32 @@ func (l *Live) Post(in Input) error {
 		l.mu.Unlock()
 		return ErrDoorClosed
 	}
-	l.queue = append(l.queue, in)
-	l.queued.Store(int32(len(l.queue)))
+	l.enqueue(in)
 	l.mu.Unlock()
 	l.Wake()
 	return nil
+}
+
+// Offer queues a frame, or returns false if as many wait already as may: a network drops what nobody takes.
+func (l *Live) Offer(in Input) bool {
+	l.mu.Lock()
+	if l.closed || l.frames >= maxQueuedFrames || len(l.queue) >= maxQueuedInputs {
+		l.mu.Unlock()
+		return false
+	}
+	l.enqueue(in)
+	l.mu.Unlock()
+	l.Wake()
+	return true
+}
+
+// enqueue appends to the queue. The caller holds the lock and has seen that there is room.
+func (l *Live) enqueue(in Input) {
+	if in.Kind == KindFrame {
+		l.frames++
+	}
+	l.queue = append(l.queue, in)
+	l.queued.Store(int32(len(l.queue)))
 }
 
 // Wake makes the machine come to the door, from Wait or from running the guest.
@@ -128,27 +153,44 @@ func (l *Live) Next(w Waiting) (Input, bool) {
 }
 
 // take removes the first queued input that its device has room for, or as much of it as there is room for if it is a
-// piece of a stream. Inputs of one device stay in order.
-func (l *Live) take(room func(Kind, uint8) int) (Input, bool) {
+// piece of a stream. Inputs of one device stay in order: behind one that has to wait, all others of its device wait too.
+func (l *Live) take(room func(Kind, uint8, []byte) int) (Input, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := range l.queue {
+	var full [256]uint16 // by device, a bit for each kind
+	for i := 0; i < len(l.queue); {
 		in := l.queue[i]
-		n := room(in.Kind, in.Device)
-		if n <= 0 {
+		bit := uint16(1) << in.Kind
+		if full[in.Device]&bit != 0 {
+			i++
 			continue
 		}
-		if in.Kind == KindConsole && n < len(in.Payload) {
+		switch n := room(in.Kind, in.Device, in.Payload); {
+		case n < 0:
+			l.remove(i)
+		case n == 0:
+			full[in.Device] |= bit
+			i++
+		case in.Kind == KindConsole && n < len(in.Payload):
 			l.queue[i].Payload = in.Payload[n:]
 			in.Payload = in.Payload[:n:n]
 			return in, true
+		default:
+			l.remove(i)
+			return in, true
 		}
-		l.queue = append(l.queue[:i], l.queue[i+1:]...)
-		l.queued.Store(int32(len(l.queue)))
-		l.room.Signal()
-		return in, true
 	}
 	return Input{}, false
+}
+
+// remove takes an input out of the queue. The caller holds the lock.
+func (l *Live) remove(i int) {
+	if l.queue[i].Kind == KindFrame {
+		l.frames--
+	}
+	l.queue = append(l.queue[:i], l.queue[i+1:]...)
+	l.queued.Store(int32(len(l.queue)))
+	l.room.Signal()
 }
 
 // Pending implements Door.

@@ -171,7 +171,7 @@ func (r *Replayer) Next(w Waiting) (Input, bool) {
 	case KindDelta:
 		return r.delta()
 	case KindConsole, KindFrame, KindDisk, KindRandom, KindPower:
-		if n := w.Room(rec.Kind, rec.Device); n <= 0 || rec.Kind == KindConsole && n < len(rec.Payload) {
+		if n := w.Room(rec.Kind, rec.Device, rec.Payload); n <= 0 || rec.Kind == KindConsole && n < len(rec.Payload) {
 			r.diverge("the log has a %v of %d bytes for device %d, which has room for %d", rec.Kind, len(rec.Payload), rec.Device, n)
 			return Input{}, false
 		}

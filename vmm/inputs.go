@@ -6,32 +6,48 @@ import (
 	"tandem/lockstep"
 )
 
-// room tells how much of a kind of input a device can take now.
-func (m *Machine) room(kind lockstep.Kind, device uint8) int {
+// room tells how much of an input its device can take now, as lockstep.Waiting says.
+func (m *Machine) room(kind lockstep.Kind, device uint8, payload []byte) int {
 	switch kind {
 	case lockstep.KindConsole:
 		return m.pc.UART.Room()
-	case lockstep.KindPower:
-		return 1
+	case lockstep.KindFrame:
+		return m.frameRoom(device, payload)
 	}
-	panic(fmt.Sprintf("vmm: no device for input kind %d, device %d", kind, device))
+	return 1
 }
 
-// apply lets an input enter the machine.
+// apply lets an input enter the machine. An error says that it is none that this machine can have: the log is damaged or
+// another machine's.
 func (m *Machine) apply(in lockstep.Input) error {
+	v := &m.virtio
 	switch in.Kind {
 	case lockstep.KindTick:
 		// The door has moved the clock; advance does the rest.
+		return nil
 	case lockstep.KindConsole:
 		m.pc.UART.Receive(in.Payload)
+		return nil
 	case lockstep.KindPower:
 		m.pc.PowerButton()
+		return nil
+	case lockstep.KindDisk:
+		if int(in.Device) < len(v.disks) {
+			return v.disks[in.Device].Complete(in.Payload)
+		}
+	case lockstep.KindFrame:
+		if int(in.Device) < len(v.nics) {
+			v.nics[in.Device].Receive(in.Payload)
+			return nil
+		}
+	case lockstep.KindRandom:
+		if v.rng != nil && in.Device == 0 {
+			return v.rng.Deliver(in.Payload)
+		}
 	case lockstep.KindDelta:
 		return m.applyDelta(in.Payload)
 	case lockstep.KindEnd:
 		return m.replayEnded(in.Cause)
-	default:
-		return fmt.Errorf("the machine has no device %d for an input of kind %v", in.Device, in.Kind)
 	}
-	return nil
+	return fmt.Errorf("the machine has no device %d for an input of kind %v", in.Device, in.Kind)
 }

@@ -19,6 +19,13 @@ type Config struct {
 	// Console and Debug take what the guest writes to its serial port and to port 0xe9.
 	Console devices.Sink
 	Debug   devices.Sink
+	Disks   []Disk
+	NICs    []NIC
+	// Entropy gives the guest a virtio entropy device.
+	Entropy bool
+	// MMIO puts the virtio devices on memory-mapped registers instead of a PCI bus, for kernels built without PCI. The
+	// kernel must be told of them: see Machine.MMIODevices.
+	MMIO bool
 	// MeasureHandling makes Stats tell how long exits take to handle. It costs two clock readings an exit.
 	MeasureHandling bool
 }
@@ -31,6 +38,7 @@ type Machine struct {
 	memory *kvm.Memory
 
 	pc     *devices.PC
+	virtio virtioDevices
 	timers []devices.Timer
 
 	// door is where inputs come from. live is the part of it that takes inputs from the world, nil while replaying;
@@ -72,6 +80,9 @@ func New(system *kvm.System, config Config) (*Machine, error) {
 	}
 	m.pc = pc
 	m.timers = pc.Timers()
+	if err := m.addVirtio(); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
 	return m, nil
 }
 
@@ -141,6 +152,7 @@ func (m *Machine) Close() error {
 	if m.live != nil {
 		m.live.Close()
 	}
+	errs = append(errs, m.virtio.close())
 	if m.vcpu != nil {
 		errs = append(errs, m.vcpu.Close())
 	}
@@ -195,6 +207,7 @@ func (m *Machine) Position() lockstep.Position { return m.position }
 func (m *Machine) GoLive() {
 	m.live = lockstep.NewLive(m.time(), m.kick)
 	m.door, m.recorder, m.digested = m.live, nil, false
+	m.startBackEnds()
 }
 
 // Record gives the machine a door to the world that logs every input.
@@ -203,6 +216,7 @@ func (m *Machine) Record(log lockstep.Log, options lockstep.RecorderOptions) err
 	m.recorder = lockstep.NewRecorder(m.time(), m.position, log, options)
 	m.live = m.recorder.Live
 	m.door, m.digested = m.recorder, true
+	m.startBackEnds()
 	return m.vm.SetMemory(m.memory, true)
 }
 
@@ -230,6 +244,12 @@ func (m *Machine) Post(in lockstep.Input) error {
 		return ErrReplaying
 	}
 	return m.live.Post(in)
+}
+
+// Offer hands a received packet for network device n to the machine, or returns false if as many wait already as may. The
+// packet's format is that of package devices/virtio. It may be called from any goroutine once the machine has its door.
+func (m *Machine) Offer(n uint8, packet []byte) bool {
+	return m.live != nil && m.live.Offer(lockstep.Input{Kind: lockstep.KindFrame, Device: n, Payload: packet})
 }
 
 // Stop makes Run return with CauseStopped. It may be called from any goroutine once the machine has its door.
