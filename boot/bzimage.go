@@ -25,7 +25,6 @@ const (
 	hdrPayloadLength = 0x24c
 	hdrSetupData     = 0x250
 	hdrPrefAddress   = 0x258
-	hdrInitSize      = 0x260
 	hdrEnd           = 0x290 // boot_params has other fields from here on
 )
 
