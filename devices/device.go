@@ -24,7 +24,9 @@ type Line interface {
 
 // Timer is a device in which time makes things happen.
 type Timer interface {
-	// Deadline returns the guest time in ns at which the device next wants to be advanced, and false if there is none.
+	// Deadline returns the guest time in ns at which the device next wants to be advanced, and false if there is none. It
+	// may have passed already. A device has no deadline for what the guest can't see happen, such as an interrupt whose
+	// line is high anyway; so the deadline may come and go with any access or acknowledge.
 	Deadline() (int64, bool)
 	// Advance makes everything happen that is due at or before now, the guest clock in ns.
 	Advance(now int64)

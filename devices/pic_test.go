@@ -48,6 +48,22 @@ const (
 	nonspecificEOI = 0x20
 )
 
+// TestPICLinuxProbe plays Linux's probe_8259A and init_8259A: the mask must read back, or Linux goes on without a PIC.
+func TestPICLinuxProbe(t *testing.T) {
+	pc := newTestPC(t)
+	pc.out(0xa1, 0xff)
+	pc.out(0x21, 0xfb)
+	pc.expect(0x21, 0xfb, "mask of the master")
+	pc.initialisePICs()
+	pc.expect(0x21, 0xfb, "mask of the master after initialisation")
+	pc.expect(0xa1, 0xff, "mask of the slave after initialisation")
+	p := picScript{pc}
+	p.raise(0, 8)
+	p.takes()
+	pc.out(0xa1, 0xfe)
+	p.takes(0x38)
+}
+
 func TestPICPriorities(t *testing.T) {
 	p := newPICScript(t)
 	p.raise(4, 1)
