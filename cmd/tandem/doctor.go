@@ -14,7 +14,7 @@ import (
 )
 
 const doctorHelp = `Doctor runs guests of a few instructions on /dev/kvm and tells what the host's KVM can do: whether it can run
-bare-metal guests, Linux, and Linux in lockstep, and what is missing. It takes less than a second and changes nothing.
+bare-metal guests, Linux, and Linux in lockstep, and what is missing. It takes a second or so and changes nothing.
 
 Exit status:
    0  the host can run Linux (whether also in lockstep is in the report)

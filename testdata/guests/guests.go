@@ -17,7 +17,7 @@ import (
 const ParamAddress = 0x8f000
 
 // MMIODevice is the guest physical address at which the guest "mmio" wants a page of plain storage.
-const MMIODevice = 0xd0000000
+const MMIODevice = 0xfed00000
 
 // PatternAddress is where the guest "pattern" writes first; it writes every second page, at offset 8, the complement of
 // the page's address.

@@ -55,8 +55,8 @@ func newExamination(system *kvm.System) (*examination, error) {
 	return &examination{system: system, leaves: leaves}, nil
 }
 
-// Examine makes all probes. It takes some tens of milliseconds on real hardware and less than a second elsewhere. An
-// error means that /dev/kvm answers so badly that there is nothing to report.
+// Examine makes all probes. Making their machines takes most of its time: milliseconds each on hardware, a tenth of a
+// second in a host that is emulated itself. An error means that /dev/kvm answers so badly that there is nothing to report.
 func Examine(system *kvm.System) (*Report, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

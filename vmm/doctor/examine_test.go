@@ -57,7 +57,9 @@ func TestExamine(t *testing.T) {
 		}
 		seen[f.ID] = true
 	}
+	before := time.Now()
 	reason, ok := CanRunLinux(system)
+	t.Logf("CanRunLinux took %v", time.Since(before))
 	if ok != r.Can(Linux) {
 		t.Errorf("CanRunLinux says %v (%s), the report %v", ok, reason, r.Can(Linux))
 	}

@@ -101,15 +101,19 @@ func named(e end, starts []offsetName) string {
 	return fmt.Sprintf("%s (%v)", name, e)
 }
 
-// quickSpeed times one loop that a host fast enough has behind it in a millisecond, most of that the way in and out.
+// quickSpeed times one loop that a host fast enough has behind it in a millisecond, most of that the way in and out. One
+// good run of a few is enough.
 func (g *guest) quickSpeed() (finding, error) {
-	const loops = 20000
-	took, err := g.timeLoop(loops)
-	if err != nil {
-		return finding{}, err
+	const loops, runs = 20000, 3
+	fastest := 0.0
+	for range runs {
+		took, err := g.timeLoop(loops)
+		if err != nil {
+			return finding{}, err
+		}
+		if fastest = max(fastest, loops*loopInstructions/took.Seconds()); fastest >= leastSpeed/4 {
+			return found(""), nil
+		}
 	}
-	if perSecond := loops * loopInstructions / took.Seconds(); perSecond < leastSpeed/4 {
-		return lacking("KVM here interprets guest code, at %s", rate(perSecond)), nil
-	}
-	return found(""), nil
+	return lacking("KVM here interprets guest code, at %s", rate(fastest)), nil
 }
