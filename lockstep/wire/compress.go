@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/klauspost/compress/zstd"
@@ -14,7 +13,7 @@ const compressionWindow = 512 << 10
 // single segment always says its size.
 func newCompressor() *zstd.Encoder {
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithWindowSize(compressionWindow), zstd.WithLowerEncoderMem(true))
+		zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithWindowSize(compressionWindow), zstd.WithAllLitEntropyCompression(true), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic(fmt.Sprintf("wire: options of the compressor: %v", err))
 	}
@@ -32,26 +31,26 @@ func newDecompressor(most int) *zstd.Decoder {
 }
 
 // errNoSize says that a compressed body does not tell its size, as ours do.
-var errNoSize = errors.New("a compressed body does not say how long it is")
+var errNoSize = malformed("a compressed body does not say how long it is")
 
 // decompress expands body into buf[:0]. A body says in its header how long it becomes; that is compared with most first.
 func decompress(d *zstd.Decoder, buf, body []byte, most int) ([]byte, error) {
 	var h zstd.Header
 	if err := h.Decode(body); err != nil {
-		return buf[:0], fmt.Errorf("a compressed body: %w", err)
+		return buf[:0], malformed("a compressed body: %v", err)
 	}
 	if h.Skippable || !h.HasFCS {
 		return buf[:0], errNoSize
 	}
 	if h.FrameContentSize > uint64(most) {
-		return buf[:0], fmt.Errorf("a compressed body of %d bytes, at most %d allowed", h.FrameContentSize, most)
+		return buf[:0], malformed("a compressed body of %d bytes, at most %d allowed", h.FrameContentSize, most)
 	}
 	out, err := d.DecodeAll(body, buf[:0])
 	if err != nil {
-		return buf[:0], fmt.Errorf("a compressed body: %w", err)
+		return buf[:0], malformed("a compressed body: %v", err)
 	}
 	if uint64(len(out)) != h.FrameContentSize {
-		return out, fmt.Errorf("a compressed body of %d bytes that says %d", len(out), h.FrameContentSize)
+		return out, malformed("a compressed body of %d bytes that says %d", len(out), h.FrameContentSize)
 	}
 	return out, nil
 }

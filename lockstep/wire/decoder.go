@@ -2,14 +2,12 @@ package wire
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
 	"math"
 )
 
 // errShort says that a record goes beyond the end of its frame.
-var errShort = errors.New("a record goes beyond the end of its frame")
+var errShort = malformed("a record goes beyond the end of its frame")
 
 // Decoder reads the records of a frame's body. It keeps no copy: records refer to the body.
 type Decoder struct {
@@ -32,7 +30,7 @@ func (d *Decoder) Base() Base { return d.base }
 // Offset returns how many bytes of the body have been read.
 func (d *Decoder) Offset() int { return d.at }
 
-// Next reads the next record into r. It returns io.EOF at the end of the body, and another error for bytes that are no
+// Next reads the next record into r. It returns io.EOF at the end of the body, and a [*FormatError] for bytes that are no
 // record; then the decoder stands where it stood, and nothing behind is to be trusted. What r refers to is valid until the
 // next call.
 func (d *Decoder) Next(r *Record) error {
@@ -43,10 +41,10 @@ func (d *Decoder) Next(r *Record) error {
 	head := c.uvarint()
 	*r = Record{Sequence: d.base.Sequence, Kind: Kind(head & kindMask), Position: d.base.Position + head>>4}
 	if c.err == nil && !r.Kind.valid() {
-		c.err = fmt.Errorf("kind %d does not exist", head&kindMask)
+		c.err = malformed("kind %d does not exist", head&kindMask)
 	}
 	if c.err == nil && r.Position < d.base.Position {
-		c.err = errors.New("a position goes beyond 64 bits")
+		c.err = malformed("a position goes beyond 64 bits")
 	}
 	if c.err == nil {
 		d.rest(&c, r)
@@ -161,7 +159,7 @@ type cursor struct {
 
 func (c *cursor) fail(format string, args ...any) {
 	if c.err == nil {
-		c.err = fmt.Errorf(format, args...)
+		c.err = malformed(format, args...)
 	}
 }
 
@@ -210,10 +208,10 @@ func (c *cursor) uvarint() uint64 {
 		c.err = errShort
 		return 0
 	case n < 0:
-		c.err = errors.New("an integer goes beyond 64 bits")
+		c.err = malformed("an integer goes beyond 64 bits")
 		return 0
 	case n > 1 && c.data[c.at+n-1] == 0:
-		c.err = errors.New("an integer is longer than it need be")
+		c.err = malformed("an integer is longer than it need be")
 		return 0
 	}
 	c.at += n

@@ -101,14 +101,19 @@
 //
 //	uvarint  (number - number of the page before - 1) × 8 + coding; for the first page the one before is -1
 //	...      by coding:
-//	         0 all zero: nothing
+//	         0 zero: nothing; the page is all zero
 //	         1 plain: the page's 4096 bytes
-//	         2 difference from the shadow's page: runs
-//	         3 difference from zeros: runs
-//	         4 as in the shadow: nothing. The page was written and has its old content again, but the reader's machine
-//	           may have another there
+//	         2 same: nothing; the page is as in the shadow. It was written and has its old content again, but the
+//	           reader's machine may have another there
+//	         3 differences: runs of words of 8 bytes that differ from the shadow's page; each word is a uvarint, its
+//	           difference from the shadow's word as a number, zigzag-coded
+//	         4 words: runs of words that differ; each word is its 8 bytes
 //
-// A page that the shadow does not have is all zero in it. Runs tell the words of 8 bytes that differ: for each run
-// (uvarint skipped words × 1, uvarint number of words less 1) until the page's 512 words are named or a run of 0xff
-// marks the rest as equal; see [appendRuns].
+// Runs name the page's 512 words from the first to the last: a uvarint, how many words are as in the shadow; unless the
+// page ends there, a uvarint, how many words follow that differ (at least 1), and those words; and so on until the
+// page ends. Differences are small where a guest counts and moves pointers, words compress well where it fills buffers:
+// the writer takes what is shorter. A page comes by coding 2, 3 or 4 only if the shadow has it. When a page is written
+// or read, the shadow gets its content.
+//
+// A delta that is cut off must not be applied in part: a peer waits for the last part before it touches its machine.
 package wire

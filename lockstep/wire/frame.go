@@ -58,17 +58,17 @@ func parseFrameHeader(p []byte) (frameHeader, error) {
 	}
 	switch {
 	case le.Uint16(p) != frameMarker:
-		return h, fmt.Errorf("no frame begins here (its marker would be %#04x, here is %#04x)", uint16(frameMarker), le.Uint16(p))
+		return h, malformed("no frame begins here (its marker would be %#04x, here is %#04x)", uint16(frameMarker), le.Uint16(p))
 	case h.flags&^frameCompressed != 0 || p[3] != 0:
-		return h, fmt.Errorf("reserved bits of a frame are set (%#x, %#x)", h.flags, p[3])
+		return h, malformed("reserved bits of a frame are set (%#x, %#x)", h.flags, p[3])
 	case h.length == 0 || h.length > MaxFrame:
-		return h, fmt.Errorf("a frame of %d bytes, 1 to %d allowed", h.length, MaxFrame)
+		return h, malformed("a frame of %d bytes, 1 to %d allowed", h.length, MaxFrame)
 	case h.base.Sequence == 0 || h.base.Sequence > math.MaxUint64-uint64(h.records):
-		return h, fmt.Errorf("a frame of %d records from sequence number %d", h.records, h.base.Sequence)
+		return h, malformed("a frame of %d records from sequence number %d", h.records, h.base.Sequence)
 	case h.base.Time < 0:
-		return h, fmt.Errorf("a frame whose time base is negative (%d)", h.base.Time)
+		return h, malformed("a frame whose time base is negative (%d)", h.base.Time)
 	case h.records == 0 || !(h.flags&frameCompressed != 0) && h.records > h.length:
-		return h, fmt.Errorf("a frame of %d records in %d bytes", h.records, h.length)
+		return h, malformed("a frame of %d records in %d bytes", h.records, h.length)
 	}
 	return h, nil
 }
@@ -141,7 +141,8 @@ type FrameReader struct {
 func NewFrameReader(r io.Reader) *FrameReader { return &FrameReader{r: r} }
 
 // Next reads a frame. It returns io.EOF if there is no further byte, an error that is io.ErrUnexpectedEOF if the bytes end
-// inside the frame, and another error for bytes that are no frame or can't be read. The records are not looked at.
+// inside the frame, a [*FormatError] for bytes that are no frame, and the source's own error if it fails. The records are
+// not looked at.
 func (f *FrameReader) Next() (Frame, error) {
 	if _, err := io.ReadFull(f.r, f.head[:]); err != nil {
 		return Frame{}, err
@@ -156,7 +157,7 @@ func (f *FrameReader) Next() (Frame, error) {
 	}
 	sum := crc32.Update(crc32.Checksum(f.head[:frameHeaderSize-4], castagnoli), castagnoli, f.body)
 	if sum != h.checksum {
-		return Frame{}, fmt.Errorf("a frame's checksum is %08x, its bytes have %08x", h.checksum, sum)
+		return Frame{}, malformed("a frame's checksum is %08x, its bytes have %08x", h.checksum, sum)
 	}
 	frame := Frame{Base: h.base, Records: int(h.records), Body: f.body, Stored: frameHeaderSize + int64(h.length)}
 	if h.flags&frameCompressed == 0 {
@@ -171,7 +172,7 @@ func (f *FrameReader) Next() (Frame, error) {
 	}
 	frame.Body = f.expanded
 	if frame.Records > len(frame.Body) {
-		return Frame{}, fmt.Errorf("a frame of %d records in %d bytes", frame.Records, len(frame.Body))
+		return Frame{}, malformed("a frame of %d records in %d bytes", frame.Records, len(frame.Body))
 	}
 	return frame, nil
 }
