@@ -161,7 +161,7 @@ func consoleCommand() *cobra.Command {
 			}
 			for _, h := range st.Hosts {
 				if h.Name == args[0] {
-					b, err := os.ReadFile(filepath.Join(st.Dir, h.Name+".console"))
+					b, err := os.ReadFile(h.Console)
 					if err == nil {
 						_, err = cmd.OutOrStdout().Write(b)
 					}

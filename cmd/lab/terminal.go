@@ -18,7 +18,7 @@ func stdinIsTerminal() bool { return term.IsTerminal(int(os.Stdin.Fd())) }
 func attachTerminal(ctx context.Context, c *agent.Client, cmd agent.Cmd) error {
 	in := int(os.Stdin.Fd())
 	cmd.TTY, cmd.Rows, cmd.Cols = true, 24, 80
-	if cols, rows, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
+	if cols, rows, err := term.GetSize(int(os.Stdout.Fd())); err == nil && cols > 0 && rows > 0 {
 		cmd.Rows, cmd.Cols = uint16(rows), uint16(cols)
 	}
 	if t := os.Getenv("TERM"); t != "" {

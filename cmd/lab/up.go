@@ -65,7 +65,11 @@ func startKeeper(cmd *cobra.Command) error {
 		return err
 	}
 	defer r.Close()
-	keeper := exec.Command("/proc/self/exe", append(append([]string{}, os.Args[1:]...), "--"+keeperFlag)...)
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	keeper := exec.Command(self, append(append([]string{}, os.Args[1:]...), "--"+keeperFlag)...)
 	keeper.ExtraFiles = []*os.File{w}
 	keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = keeper.Start()

@@ -41,7 +41,7 @@ func (l *Lab) boot(ctx context.Context, hc HostConfig, place int) (h *Host, err 
 		return nil, err
 	}
 	defer os.Remove(initrd) // QEMU has read it by the time the agent answers
-	h = &Host{Name: hc.Name, place: place, console: filepath.Join(l.dir, hc.Name+".console")}
+	h = &Host{Name: hc.Name, place: place, console: l.ConsolePath(hc.Name)}
 	defer func() {
 		if err != nil {
 			err = h.bootError(err)

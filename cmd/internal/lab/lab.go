@@ -80,13 +80,16 @@ const (
 type Lab struct {
 	cfg       Config
 	artifacts *Artifacts
-	dir       string
+	dir       string // images, and console logs unless they are to be kept
+	release   func() // gives dir up
 	switches  []*ether.Switch
 
 	mu     sync.Mutex
 	hosts  map[string]*Host // running or dead, the latest of each name
 	places map[string]int   // name → number in addresses, kept when a host returns
 	closed bool
+
+	closeOnce sync.Once
 }
 
 // Start sets up what is missing, then boots the hosts. On failure nothing is
@@ -115,16 +118,24 @@ func prepare(ctx context.Context, cfg Config) (*Lab, error) {
 			return nil, err
 		}
 	}
-	dir := cfg.KeepDir
-	if dir == "" {
-		dir, err = os.MkdirTemp("", "lab-")
-	} else {
-		err = os.MkdirAll(dir, 0o755)
-	}
+	run, err := RunDir()
 	if err != nil {
-		return nil, fmt.Errorf("making a folder for the lab: %w", err)
+		return nil, err
 	}
-	l := &Lab{cfg: cfg, artifacts: a, dir: dir, hosts: map[string]*Host{}, places: map[string]int{}}
+	dir, release, err := newWorkDir(run)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.KeepDir != "" {
+		if cfg.KeepDir, err = filepath.Abs(cfg.KeepDir); err == nil {
+			err = os.MkdirAll(cfg.KeepDir, 0o755)
+		}
+		if err != nil {
+			release()
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	l := &Lab{cfg: cfg, artifacts: a, dir: dir, release: release, hosts: map[string]*Host{}, places: map[string]int{}}
 	for range cfg.Networks {
 		l.switches = append(l.switches, ether.NewSwitch(ether.SystemClock{}, cfg.Seed))
 	}
@@ -292,8 +303,14 @@ func (l *Lab) HostConfig(name string) HostConfig {
 	return HostConfig{Name: name}
 }
 
-// Dir is the folder of the console logs.
-func (l *Lab) Dir() string { return l.dir }
+// ConsolePath is where a host's serial console is logged.
+func (l *Lab) ConsolePath(host string) string {
+	dir := l.dir
+	if l.cfg.KeepDir != "" {
+		dir = l.cfg.KeepDir
+	}
+	return filepath.Join(dir, host+".console")
+}
 
 // Switch returns the switch of network n, from 0. Ports are named after hosts.
 func (l *Lab) Switch(n int) *ether.Switch { return l.switches[n] }
@@ -325,12 +342,6 @@ func (l *Lab) Close() error {
 	for _, s := range l.switches {
 		s.Close()
 	}
-	if l.cfg.KeepDir != "" {
-		images, _ := filepath.Glob(filepath.Join(l.dir, "*.cpio"))
-		for _, f := range images {
-			os.Remove(f)
-		}
-		return nil
-	}
+	l.closeOnce.Do(l.release)
 	return os.RemoveAll(l.dir)
 }

@@ -140,18 +140,29 @@ func (c *Client) Put(ctx context.Context, path string, mode fs.FileMode, r io.Re
 	}
 	defer stop()
 	defer st.Close()
+	refused := make(chan error, 1)
+	go func() { // beside the copy: a server that refuses doesn't read on
+		_, err := readReply(st)
+		if err != nil {
+			st.SetWriteDeadline(past)
+		}
+		refused <- err
+	}()
 	if err = copyToFrames(st, KindData, r); err == nil {
 		err = WriteFrame(st, KindEnd, nil)
 	}
 	var local *readError
 	if errors.As(err, &local) {
+		giveUp(st)
 		return fmt.Errorf("put %s: %w", path, local.err)
 	}
-	// A failed write is the server's refusal, which it has explained.
-	if _, rerr := readReply(st); rerr != nil {
-		return fmt.Errorf("put %s: %w", path, ctxError(ctx, rerr))
+	if rerr := <-refused; rerr != nil {
+		err = rerr // a write that failed is but its effect
 	}
-	return ctxError(ctx, err)
+	if err != nil {
+		return fmt.Errorf("put %s: %w", path, ctxError(ctx, err))
+	}
+	return nil
 }
 
 // PutFile copies a file of this machine, or a folder with all in it, to path.

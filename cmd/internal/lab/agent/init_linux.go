@@ -97,6 +97,12 @@ var mounts = []mount{
 	{"cgroup2", "/sys/fs/cgroup", ""},
 }
 
+// deviceLinks are those that udev would make.
+var deviceLinks = map[string]string{
+	"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
+	"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
+}
+
 // setUpHost brings the host up as far as it can and returns what failed: a host
 // that lacks something can still tell its tale through the agent.
 func setUpHost() []string {
@@ -116,6 +122,9 @@ func setUpHost() []string {
 	}
 	for _, m := range mounts {
 		note(mountOne(m))
+	}
+	for name, target := range deviceLinks {
+		note(os.Symlink(target, name))
 	}
 	note(loadModules(ModuleList))
 	cmdline, err := os.ReadFile("/proc/cmdline")
@@ -182,6 +191,9 @@ func parseCmdline(s string) (host string, nics []nic, err error) {
 		case ParamNIC:
 			mac, addr, _ := strings.Cut(val, ",")
 			p, perr := netip.ParsePrefix(addr)
+			if perr == nil && !p.Addr().Is4() {
+				perr = errors.New("not an IPv4 address")
+			}
 			if perr != nil {
 				err = errors.Join(err, fmt.Errorf("kernel parameter %s: %w", word, perr))
 				continue

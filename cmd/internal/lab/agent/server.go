@@ -41,29 +41,47 @@ func (s *Server) Serve(conn io.ReadWriteCloser) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var requests sync.WaitGroup
+	defer requests.Wait()
 	defer s.killAll()
+	defer cancel()
 	defer session.Close()
 	for {
 		st, err := session.AcceptStream()
-		if errors.Is(err, io.EOF) || errors.Is(err, yamux.ErrSessionShutdown) {
+		if connectionEnded(err) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("accepting a request: %w", err)
 		}
-		go s.serveStream(st)
+		requests.Go(func() { s.serveStream(ctx, st) })
 	}
 }
 
+func connectionEnded(err error) bool {
+	for _, end := range []error{io.EOF, yamux.ErrSessionShutdown, io.ErrClosedPipe, net.ErrClosed} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
+}
+
+// killAll ends every command, and the wait for output that a child which left
+// the command's group keeps open.
 func (s *Server) killAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for pid := range s.commands {
+	for pid, c := range s.commands {
 		_ = syscall.Kill(-pid, syscall.SIGKILL)
+		for _, o := range c.outputs {
+			o.r.Close()
+		}
 	}
 }
 
-func (s *Server) serveStream(st *yamux.Stream) {
+func (s *Server) serveStream(ctx context.Context, st *yamux.Stream) {
 	defer st.Close()
 	k, b, err := ReadFrame(st)
 	if err != nil {
@@ -77,7 +95,7 @@ func (s *Server) serveStream(st *yamux.Stream) {
 		err = json.Unmarshal(b, &req)
 	}
 	if err == nil {
-		err = s.handle(st, req)
+		err = s.handle(ctx, st, req)
 	}
 	if err != nil {
 		_ = WriteFrame(st, KindError, []byte(err.Error()))
@@ -85,7 +103,7 @@ func (s *Server) serveStream(st *yamux.Stream) {
 }
 
 // handle carries out one request; an error it returns is sent to the client.
-func (s *Server) handle(st *yamux.Stream, req Request) error {
+func (s *Server) handle(ctx context.Context, st *yamux.Stream, req Request) error {
 	switch req.Op {
 	case OpExec:
 		return s.exec(st, req)
@@ -94,7 +112,7 @@ func (s *Server) handle(st *yamux.Stream, req Request) error {
 	case OpGet:
 		return get(st, req)
 	case OpDial:
-		return dial(st, req)
+		return dial(ctx, st, req)
 	case OpSignal:
 		return s.signal(st, req)
 	case OpResize:
@@ -187,8 +205,8 @@ func get(st *yamux.Stream, req Request) error {
 
 // dial joins the stream with a new connection until both directions ended, or
 // the client gave up.
-func dial(st *yamux.Stream, req Request) error {
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+func dial(ctx context.Context, st *yamux.Stream, req Request) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, req.Network, req.Address)

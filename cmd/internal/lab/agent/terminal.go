@@ -92,5 +92,4 @@ func (t terminalOutput) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close leaves the terminal to command.close.
-func (t terminalOutput) Close() error { return nil }
+func (t terminalOutput) Close() error { return t.f.Close() }

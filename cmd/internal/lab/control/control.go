@@ -15,12 +15,12 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
-	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
+	"tandem/cmd/internal/lab"
 	"tandem/cmd/internal/lab/agent"
 	"tandem/cmd/internal/lab/ether"
 )
@@ -85,7 +85,6 @@ func (c Change) Apply(l ether.Link) ether.Link {
 // Status describes a lab.
 type Status struct {
 	PID      int       `json:"pid"` // of the process that keeps it
-	Dir      string    `json:"dir"` // console logs
 	Hosts    []Host    `json:"hosts"`
 	Networks []Network `json:"networks"`
 }
@@ -97,6 +96,7 @@ type Host struct {
 	PID       int      `json:"pid"`
 	Addresses []string `json:"addresses"` // by network
 	BootMS    int64    `json:"boot_ms"`
+	Console   string   `json:"console"` // path of the log
 }
 
 // Network describes a switch.
@@ -108,25 +108,18 @@ type Network struct {
 // maxSocketPathBytes is what sockaddr_un holds, less its ending zero (unix(7)).
 const maxSocketPathBytes = 107
 
-// SocketPath returns where the lab of that name listens: in a folder of this
-// user's alone, which is made if needed.
+const socketPrefix = "socket-"
+
+// SocketPath returns where the lab of that name listens.
 func SocketPath(name string) (string, error) {
 	if name == "" || filepath.Base(name) != name || name == "." || name == ".." {
 		return "", fmt.Errorf("%q can't be a lab's name", name)
 	}
-	dir := filepath.Join(os.TempDir(), "tandem-lab-"+strconv.Itoa(os.Getuid()))
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", err
-	}
-	st, err := os.Lstat(dir)
+	dir, err := lab.RunDir()
 	if err != nil {
 		return "", err
 	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !ok || !st.IsDir() || st.Mode().Perm() != 0o700 || int(sys.Uid) != os.Getuid() {
-		return "", fmt.Errorf("%s isn't a folder of this user's alone (mode 0700): remove it", dir)
-	}
-	path := filepath.Join(dir, name)
+	path := filepath.Join(dir, socketPrefix+name)
 	if len(path) > maxSocketPathBytes {
 		return "", fmt.Errorf("the socket's path %s is too long: use a shorter name or TMPDIR", path)
 	}
@@ -166,7 +159,7 @@ var ErrNotUp = errors.New("no lab is up")
 func ask(path string, req Request) (net.Conn, []byte, error) {
 	conn, err := net.Dial("unix", path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, nil, fmt.Errorf("%w under the name %q: start one with \"lab up\"", ErrNotUp, filepath.Base(path))
+		return nil, nil, fmt.Errorf("%w under the name %q: start one with \"lab up\"", ErrNotUp, strings.TrimPrefix(filepath.Base(path), socketPrefix))
 	}
 	if err != nil {
 		return nil, nil, err
