@@ -9,6 +9,7 @@ import (
 	"tandem/devices"
 	"tandem/kvm"
 	"tandem/lockstep"
+	"tandem/lockstep/wire"
 )
 
 // Config is what a machine is made of. Two machines with equal configurations are the same machine.
@@ -26,6 +27,9 @@ type Config struct {
 	// MMIO puts the virtio devices on memory-mapped registers instead of a PCI bus, for kernels built without PCI. The
 	// kernel must be told of them: see Machine.MMIODevices.
 	MMIO bool
+	// TrapTSC hides the host's time-stamp counter from the guest: the kernel's reads were rewritten (Rewrite), and
+	// programs' reads are trapped. Without it the machine can't be recorded faithfully.
+	TrapTSC bool
 	// MeasureHandling makes Stats tell how long exits take to handle. It costs two clock readings an exit.
 	MeasureHandling bool
 }
@@ -49,10 +53,14 @@ type Machine struct {
 
 	position lockstep.Position
 	exit     kvm.Exit
-	digest   exitDigest
-	digested bool // exits are digested, since a log is written or followed
-	halted   bool // the vCPU has executed HLT and no interrupt has come since
-	ended    Cause
+	tsc      tscTrap
+	// pageWriter and pageReader code the deltas of forced stops. They hold the shadow and live as long as the door.
+	pageWriter *wire.PageWriter
+	pageReader *wire.PageReader
+	digest     exitDigest
+	digested   bool // exits are digested, since a log is written or followed
+	halted     bool // the vCPU has executed HLT and no interrupt has come since
+	ended      Cause
 
 	// inGuest is true while the vCPU may be in the guest, where only a kick reaches it.
 	inGuest atomic.Bool
@@ -187,6 +195,9 @@ func (m *Machine) enter(entry boot.Entry) error {
 	sregs.GDT = kvm.DTable{Base: entry.GDTBase, Limit: entry.GDTLimit}
 	sregs.IDT = kvm.DTable{}
 	sregs.CR0, sregs.CR3, sregs.CR4, sregs.EFER = entry.CR0, entry.CR3, entry.CR4, entry.EFER
+	if m.config.TrapTSC {
+		sregs.CR4 |= cr4TSD
+	}
 	if err := m.vcpu.SetSregs(&sregs); err != nil {
 		return err
 	}

@@ -91,7 +91,13 @@ func (m *Machine) completeExit() error {
 		registers := wire.Registers(registerValues(m.vcpu.Synced()))
 		m.door.Exit(m.digest.sum, &registers)
 	}
-	return m.handle(&m.exit)
+	if err := m.handle(&m.exit); err != nil {
+		return err
+	}
+	if m.config.TrapTSC && m.position%idtCheckExits == 0 {
+		return m.watchIDT()
+	}
+	return nil
 }
 
 func (m *Machine) measure(start time.Time) {
@@ -103,7 +109,7 @@ func (m *Machine) measure(start time.Time) {
 func (m *Machine) handle(e *kvm.Exit) error {
 	switch e.Reason {
 	case kvm.ReasonIO:
-		m.handleIO(&e.IO)
+		return m.handleIO(&e.IO)
 	case kvm.ReasonMMIO:
 		m.handleMMIO(&e.MMIO)
 	case kvm.ReasonHLT:
@@ -112,6 +118,11 @@ func (m *Machine) handle(e *kvm.Exit) error {
 			m.ended = CauseHalt
 		}
 	case kvm.ReasonIRQWindowOpen:
+	case kvm.ReasonDebug:
+		if e.Debug.PC != m.tsc.handler {
+			return m.unexpected(e)
+		}
+		return m.handleGP()
 	case kvm.ReasonShutdown:
 		m.ended = CauseTripleFault
 	default:
@@ -121,7 +132,10 @@ func (m *Machine) handle(e *kvm.Exit) error {
 }
 
 // handleIO passes a port access to the bus, item by item (a string instruction has many).
-func (m *Machine) handleIO(io *kvm.IOExit) {
+func (m *Machine) handleIO(io *kvm.IOExit) error {
+	if trapped, err := m.handleTrap(io); trapped || err != nil {
+		return err
+	}
 	size := int(io.Size)
 	for at := 0; at+size <= len(io.Data); at += size {
 		item := io.Data[at : at+size]
@@ -131,6 +145,7 @@ func (m *Machine) handleIO(io *kvm.IOExit) {
 			m.pc.Ports.Read(uint64(io.Port), item)
 		}
 	}
+	return nil
 }
 
 func (m *Machine) handleMMIO(a *kvm.MMIOExit) {

@@ -17,6 +17,9 @@ type Stats struct {
 	reasons     [countedReasons]uint64
 	interrupted uint64
 	injected    uint64
+	stops       uint64
+	stopPages   uint64
+	stopBytes   uint64
 	ports       [1 << 16]uint32
 
 	// Handling is host time spent between two KVM_RUNs on exits of the guest's, if Config.MeasureHandling.
@@ -62,6 +65,9 @@ func (s *Stats) Ports(n int) []ExitCount {
 	slices.SortStableFunc(counts, func(a, b ExitCount) int { return cmp.Compare(b.Count, a.Count) })
 	return counts[:min(n, len(counts))]
 }
+
+// Stops returns how many forced stops there were, and while recording how many pages and bytes their deltas had.
+func (s *Stats) Stops() (stops, pages, bytes uint64) { return s.stops, s.stopPages, s.stopBytes }
 
 // Injected returns how many interrupts the guest was given.
 func (s *Stats) Injected() uint64 { return s.injected }
