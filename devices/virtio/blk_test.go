@@ -582,3 +582,46 @@ func TestBlkDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations a request", n)
 	}
 }
+
+func TestBlkRefusesImpossibleConfigurations(t *testing.T) {
+	tests := []struct {
+		config BlkConfig
+		want   string
+	}{
+		{BlkConfig{}, "at least one sector"},
+		{BlkConfig{Sectors: 1<<54 + 1}, "too large"},
+		{BlkConfig{Sectors: 8, BlockSize: 256}, "block size 256"},
+		{BlkConfig{Sectors: 8, BlockSize: 1536}, "block size 1536"},
+		{BlkConfig{Sectors: 8, BlockSize: 8192}, "block size 8192"},
+		{BlkConfig{Sectors: 9, BlockSize: 4096}, "not a multiple"},
+		{BlkConfig{Sectors: 8, BlockSize: 4096, PhysicalBlockSize: 512}, "physical block size"},
+		{BlkConfig{Sectors: 8, PhysicalBlockSize: 3000}, "physical block size"},
+		{BlkConfig{Sectors: 8, Serial: strings.Repeat("x", 21)}, "longer than 20"},
+	}
+	for _, test := range tests {
+		if _, err := NewBlk(ram{}, test.config, &disk{}); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%+v: error %v, want one about %q", test.config, err, test.want)
+		}
+	}
+}
+
+// BenchmarkBlkRequest is a read of 4 KiB from the notification to the interrupt, without the host's part.
+func BenchmarkBlkRequest(b *testing.B) {
+	g, dev, d := newDisk(b, BlkConfig{})
+	g.registers = onPCI(g, &dev.Core)
+	g.start(featEventIdx|featIndirect, 1, 256)
+	q := g.queues[0]
+	head := q.addIndirect(g.diskHeader(blkIn, 8), g.bytes(4096, true), g.statusByte())
+	payload := make([]byte, DiskCompletionHeader+4096)
+	ports := g.registers.(*pciRegisters).bus.Ports()
+	b.ReportAllocs()
+	for b.Loop() {
+		ports.Write(notifyOffset, []byte{0, 0})
+		PutDiskCompletion(payload, d.waiting[0].ID, DiskOK)
+		d.waiting = d.waiting[:0]
+		if err := dev.Complete(payload); err != nil {
+			b.Fatal(err)
+		}
+		q.offer(head)
+	}
+}

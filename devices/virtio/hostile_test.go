@@ -297,3 +297,97 @@ func TestNothingMovesBeforeDriverOK(t *testing.T) {
 		t.Error("what was made available before DRIVER_OK was lost")
 	}
 }
+
+// TestConfigurationAccess reaches the registers through the configuration space (§4.1.4.9).
+func TestConfigurationAccess(t *testing.T) {
+	g, b, _ := newDisk(t, BlkConfig{})
+	r := onPCI(g, &b.Core).(*pciRegisters)
+	at := r.config32(0x34)
+	for r.config32(at)>>24 != capPCI {
+		if at = r.config32(at) >> 8 & 0xfc; at == 0 {
+			t.Fatal("no such capability")
+		}
+	}
+	access := func(bar, offset, width uint32) {
+		r.setConfig32(at+4, bar)
+		r.setConfig32(at+8, offset)
+		r.setConfig32(at+12, width)
+	}
+	access(barMemory, regStatus, 1)
+	r.setConfig32(at+16, 3)
+	if got := r.config32(at + 16); got != 3 || r.status() != 3 {
+		t.Errorf("status reads as %#x here and %#x there", got, r.status())
+	}
+	access(barMemory, deviceOffset, 4)
+	if got := r.config32(at + 16); got != testSectors {
+		t.Errorf("capacity reads as %d", got)
+	}
+	b.setISR(isrConfig)
+	access(barPorts, isrOffset, 1)
+	if got := r.config32(at + 16); got != isrConfig || g.line.level {
+		t.Errorf("interrupt status reads as %d", got)
+	}
+	tests := []struct {
+		name               string
+		bar, offset, width uint32
+	}{
+		{"no width", barMemory, regStatus, 0},
+		{"odd width", barMemory, regStatus, 3},
+		{"too wide", barMemory, 0, 8},
+		{"not aligned", barMemory, 1, 4},
+		{"beyond the BAR", barMemory, memorySize, 4},
+		{"no such BAR", 2, 0, 4},
+	}
+	for _, test := range tests {
+		access(test.bar, test.offset, test.width)
+		before := saved(t, b)
+		r.setConfig32(at+16, 0xffffffff)
+		if got := r.config32(at + 16); got != 0 || saved(t, b) != before {
+			t.Errorf("%s: reads as %#x, or the device has changed", test.name, got)
+		}
+	}
+}
+
+func TestMMIORegisters(t *testing.T) {
+	g, b, _ := newDisk(t, BlkConfig{})
+	r := onMMIO(g, &b.Core).(mmioRegisters)
+	tests := []struct {
+		name   string
+		offset uint64
+		want   uint32
+	}{
+		{"device", mmioDeviceID, idBlk}, {"vendor", mmioVendorID, 0x1af4}, {"queue size", mmioQueueSizeMax, diskQueueSize},
+		{"ready", mmioQueueReady, 0}, {"shared memory length", mmioSharedLenLow, 0xffffffff}, {"nothing", 0x1c, 0},
+		{"write-only", mmioQueueNotify, 0}, {"generation", mmioGeneration, 0},
+	}
+	for _, test := range tests {
+		if got := r.read(test.offset); got != test.want {
+			t.Errorf("%s is %#x, want %#x", test.name, got, test.want)
+		}
+	}
+	// A queue can be taken back before the device runs, and not after.
+	g.registers = r
+	g.setStatus(3)
+	g.setFeature(1, 1)
+	g.setStatus(11)
+	g.setupQueue(0, 16, 0x1000, 0x2000, 0x3000)
+	r.write(mmioQueueReady, 0)
+	if r.read(mmioQueueReady) != 0 {
+		t.Error("the queue stays ready")
+	}
+	g.start(0, 1, 16)
+	r.write(mmioQueueReady, 0)
+	if r.read(mmioQueueReady) != 1 {
+		t.Error("a queue of a running device was taken away")
+	}
+	// Accesses of another width do nothing.
+	r.h.Write(mmioStatus, []byte{0})
+	p := []byte{1, 1}
+	if r.h.Read(mmioMagic, p); r.status() != 15 || p[0] != 0 {
+		t.Errorf("status %d, magic %x", r.status(), p)
+	}
+	r.write(mmioStatus, 0x100)
+	if r.status() != 15 {
+		t.Error("a status of more than 8 bits was taken")
+	}
+}

@@ -480,3 +480,36 @@ func TestNetRefusesImpossibleConfigurations(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkNetReceive is a packet of 1500 bytes into the guest, from the question whether it is wanted on.
+func BenchmarkNetReceive(b *testing.B) {
+	g, n, _ := newNet(b, NetConfig{})
+	g.registers = onPCI(g, &n.Core)
+	g.start(^uint64(0), 3, 256)
+	q := g.queues[netReceive]
+	q.add(g.bytes(2000, true))
+	p := packet(testMAC, 1514)
+	b.ReportAllocs()
+	for b.Loop() {
+		if !n.Wants(p) || !n.CanReceive(len(p)) || !n.Receive(p) {
+			b.Fatal("not received")
+		}
+		q.offer(0)
+	}
+}
+
+// BenchmarkNetSend is a packet of 1500 bytes out of the guest.
+func BenchmarkNetSend(b *testing.B) {
+	g, n, w := newNet(b, NetConfig{})
+	g.registers = onPCI(g, &n.Core)
+	g.start(^uint64(0), 3, 256)
+	q := g.queues[netTransmit]
+	q.add(g.bytes(NetHeader, false), g.bytes(1514, false))
+	ports := g.registers.(*pciRegisters).bus.Ports()
+	b.ReportAllocs()
+	for b.Loop() {
+		ports.Write(notifyOffset, []byte{netTransmit, 0})
+		w.sent = w.sent[:0]
+		q.offer(0)
+	}
+}
