@@ -116,4 +116,18 @@
 // or read, the shadow gets its content.
 //
 // A delta that is cut off must not be applied in part: a peer waits for the last part before it touches its machine.
+//
+// # Checkpoint
+//
+// A checkpoint is a file of its own ([Checkpoint]): a header as above with the magic "TNDMCKP\n", then
+//
+//	offset  size  field
+//	0       8     number of the checkpoint
+//	8       8     sequence number of the first record of the log that comes after it
+//	16      8     position
+//	24      8     time base
+//	32      4     checksum of bytes 0 to 31
+//	36      4     zero
+//
+// and a stream of pages without a shadow.
 package wire

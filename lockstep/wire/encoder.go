@@ -41,7 +41,7 @@ func (e *Encoder) Append(dst []byte, r *Record) []byte {
 	case KindDigest:
 		dst = e.appendDigest(dst, r)
 	case KindDelta:
-		dst = append(dst, flag(r.Last, deltaLast))
+		dst = append(dst, bitIf(r.Last, deltaLast))
 		dst = appendBytes(dst, r.Payload)
 	case KindMemory:
 		dst = binary.AppendUvarint(dst, r.Number)
@@ -81,7 +81,7 @@ func (e *Encoder) appendTime(dst []byte, r *Record) []byte {
 }
 
 func (e *Encoder) appendDigest(dst []byte, r *Record) []byte {
-	flags := flag(r.Registers != nil, digestRegisters) | flag(r.Registers != nil && !e.known, digestWhole)
+	flags := bitIf(r.Registers != nil, digestRegisters) | bitIf(r.Registers != nil && !e.known, digestWhole)
 	dst = append(dst, flags)
 	dst = e.appendTime(dst, r)
 	dst = binary.LittleEndian.AppendUint64(dst, r.Hash)
@@ -117,7 +117,7 @@ func (e *Encoder) misuse(r *Record) string {
 		r.Kind, r.Position, r.Time, len(r.Payload), e.base.Position, e.base.Time, r.Kind.MaxPayload())
 }
 
-func flag(set bool, bit byte) byte {
+func bitIf(set bool, bit byte) byte {
 	if set {
 		return bit
 	}

@@ -20,8 +20,9 @@ const LogName = "machine.log"
 const MaxConfiguration = 1 << 20
 
 const (
-	magic      = "TNDMLOG\n"
-	headerSize = 64
+	logMagic        = "TNDMLOG\n"
+	checkpointMagic = "TNDMCKP\n"
+	headerSize      = 64
 )
 
 // Fingerprint names a machine: two machines with equal fingerprints execute the same inputs alike.
@@ -61,9 +62,11 @@ type Header struct {
 var ErrNoLog = errors.New("this is not a Tandem log")
 
 // Append appends the header's bytes to dst.
-func (h *Header) Append(dst []byte) ([]byte, error) {
+func (h *Header) Append(dst []byte) ([]byte, error) { return h.append(dst, logMagic) }
+
+func (h *Header) append(dst []byte, magic string) ([]byte, error) {
 	if len(h.Configuration) > MaxConfiguration {
-		return dst, fmt.Errorf("a configuration of %d bytes, at most %d fit in a log", len(h.Configuration), MaxConfiguration)
+		return dst, fmt.Errorf("a configuration of %d bytes, at most %d fit in a header", len(h.Configuration), MaxConfiguration)
 	}
 	le := binary.LittleEndian
 	start := len(dst)
@@ -78,34 +81,37 @@ func (h *Header) Append(dst []byte) ([]byte, error) {
 	return append(dst, h.Configuration...), nil
 }
 
-// ReadHeader reads a header and returns it with the number of bytes that it took.
-func ReadHeader(r io.Reader) (Header, int64, error) {
+// ReadHeader reads a log's header and returns it with the number of bytes that it took.
+func ReadHeader(r io.Reader) (Header, int64, error) { return readHeader(r, logMagic, ErrNoLog) }
+
+// readHeader reads a header that begins with magic; other is the error if it does not.
+func readHeader(r io.Reader, magic string, other error) (Header, int64, error) {
 	var p [headerSize]byte
 	n, err := io.ReadFull(r, p[:])
 	switch {
 	case n >= len(magic) && string(p[:len(magic)]) != magic, err != nil && n < len(magic):
-		return Header{}, int64(n), ErrNoLog
+		return Header{}, int64(n), other
 	case err != nil:
-		return Header{}, int64(n), torn("the header", err)
+		return Header{}, int64(n), torn("its header", err)
 	}
 	le := binary.LittleEndian
 	if v := le.Uint16(p[8:]); v != Version {
-		return Header{}, headerSize, fmt.Errorf("the log's format is version %d, this program reads version %d: use the release that wrote it", v, Version)
+		return Header{}, headerSize, fmt.Errorf("its format is version %d, this program reads version %d: use the release that wrote it", v, Version)
 	}
 	length := le.Uint32(p[12:])
 	if length > MaxConfiguration {
-		return Header{}, headerSize, fmt.Errorf("the header is damaged: a configuration of %d bytes, at most %d allowed", length, MaxConfiguration)
+		return Header{}, headerSize, fmt.Errorf("its header is damaged: a configuration of %d bytes, at most %d allowed", length, MaxConfiguration)
 	}
 	h := Header{Fingerprint: Fingerprint(p[16:48])}
 	if h.Configuration, err = readExactly(r, nil, int(length)); err != nil {
-		return Header{}, headerSize, torn("the header", err)
+		return Header{}, headerSize, torn("its header", err)
 	}
 	sum := crc32.Update(crc32.Checksum(p[:60], castagnoli), castagnoli, h.Configuration)
 	if stored := le.Uint32(p[60:]); stored != sum {
-		return Header{}, headerSize, fmt.Errorf("the header is damaged: its checksum is %08x, its bytes have %08x", stored, sum)
+		return Header{}, headerSize, fmt.Errorf("its header is damaged: its checksum is %08x, its bytes have %08x", stored, sum)
 	}
 	if le.Uint16(p[10:]) != 0 || [12]byte(p[48:60]) != [12]byte{} {
-		return Header{}, headerSize, errors.New("reserved bits of the header are set: a newer release wrote this log")
+		return Header{}, headerSize, errors.New("reserved bits of its header are set: a newer release wrote this")
 	}
 	return h, headerSize + int64(length), nil
 }
@@ -113,7 +119,7 @@ func ReadHeader(r io.Reader) (Header, int64, error) {
 // torn describes a read that did not get all bytes.
 func torn(what string, err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		return fmt.Errorf("the log ends inside %s", what)
+		return fmt.Errorf("the file ends inside %s", what)
 	}
 	return fmt.Errorf("read %s: %w", what, err)
 }

@@ -35,8 +35,8 @@ func TestHeaderRefuses(t *testing.T) {
 	}{
 		{"empty", func(p []byte) []byte { return nil }, "not a Tandem log"},
 		{"other file", func(p []byte) []byte { return []byte("\x7fELF and more than eight bytes") }, "not a Tandem log"},
-		{"short", func(p []byte) []byte { return p[:30] }, "ends inside the header"},
-		{"short configuration", func(p []byte) []byte { return p[:len(p)-1] }, "ends inside the header"},
+		{"short", func(p []byte) []byte { return p[:30] }, "ends inside its header"},
+		{"short configuration", func(p []byte) []byte { return p[:len(p)-1] }, "ends inside its header"},
 		{"version", func(p []byte) []byte { p[8] = 2; return p }, "version 2, this program reads version 1"},
 		{"long configuration", func(p []byte) []byte { le.PutUint32(p[12:], MaxConfiguration+1); return p }, "at most 1048576"},
 		{"flags", func(p []byte) []byte { p[10] = 1; return p }, "checksum"},

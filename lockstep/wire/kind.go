@@ -37,8 +37,8 @@ const (
 	KindDelta Kind = 9
 	// KindMemory is hashes of guest pages. It exists to find a difference that has not reached an exit yet.
 	KindMemory Kind = 10
-	// KindCheckpoint says that the machine was saved at this position. It exists so that a replay can start there, and
-	// because saving empties the shadow, which a replay must do at the same position.
+	// KindCheckpoint says that the machine was saved at this position, by the number in the file's name. It exists so that
+	// a replay finds out where it can start.
 	KindCheckpoint Kind = 11
 	// KindOutput says what left the machine: where, how much and its hash. It exists so that a backup that goes live
 	// knows which output needs no repeating, and a replay finds output that differs.

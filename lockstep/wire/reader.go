@@ -17,6 +17,7 @@ type Reader struct {
 	frame   Frame // the present frame
 	begun   bool  // a frame has been read: the next one must follow it
 	ended   bool  // the last record was the end
+	size    int   // the last record's encoded bytes
 	err     error // what all further calls return
 }
 
@@ -56,6 +57,9 @@ func (l *Reader) Offset() int64 { return l.offset }
 // Frame returns the frame that the last record was in.
 func (l *Reader) Frame() Frame { return l.frame }
 
+// Size returns how many bytes the last record takes in its frame's body.
+func (l *Reader) Size() int { return l.size }
+
 // Next reads the next record of a wanted kind. What it refers to is valid until the next call. The last record of a log is a
 // KindEnd; behind it Next returns io.EOF. A log that ends otherwise gives a [*DamageError], and a source that fails its
 // own error. An error is final.
@@ -74,7 +78,7 @@ func (l *Reader) next(r *Record) {
 	if l.decoder.Offset() == len(l.frame.Body) && !l.nextFrame() {
 		return
 	}
-	before := l.decoder.Base()
+	before, start := l.decoder.Base(), l.decoder.Offset()
 	if err := l.decoder.Next(r); err != nil {
 		l.fail(fmt.Errorf("record %d, %d bytes into its frame: %w", before.Sequence, l.decoder.Offset(), err))
 		return
@@ -89,6 +93,7 @@ func (l *Reader) next(r *Record) {
 		l.fail(malformed("records follow the end"))
 	}
 	l.ended = r.Kind == KindEnd
+	l.size = l.decoder.Offset() - start
 }
 
 // nextFrame reads a frame that follows the last one, or sets err and returns false.
