@@ -15,6 +15,10 @@ const maxQueuedInputs = 1024
 // maxQueuedFrames bounds the received frames among them, so that a flood leaves room for what must not be dropped.
 const maxQueuedFrames = 512
 
+// maxTickLagNS is how late the earliest deadline may be before the clock leaps to the present instead of going from one
+// deadline to the next: a host that was suspended does not make its guest live through every tick of the time.
+const maxTickLagNS = 1_000_000_000
+
 // ErrDoorClosed says that the machine behind a door has ended.
 var ErrDoorClosed = errors.New("the machine has ended")
 
@@ -143,6 +147,10 @@ func (l *Live) Next(w Waiting) (Input, bool) {
 	l.setAlarm(w)
 	if l.due() {
 		l.armed = false
+		if late := l.hostTime() - w.Deadline; late > maxTickLagNS {
+			l.sampled, l.time = true, max(l.time, w.Deadline+late)
+			return Input{Kind: KindClock}, true
+		}
 		l.time = max(l.time, w.Deadline)
 		return Input{Kind: KindTick}, true
 	}
@@ -213,13 +221,23 @@ func (l *Live) setAlarm(w Waiting) {
 	number := l.alarms
 	delay := w.Deadline - l.hostTime()
 	if delay <= 0 {
-		l.rung.Store(number)
+		l.ring(number)
 		return
 	}
 	l.alarm = time.AfterFunc(time.Duration(delay), func() {
-		l.rung.Store(number)
+		l.ring(number)
 		l.Wake()
 	})
+}
+
+// ring notes that an alarm has gone off, unless a later one has already.
+func (l *Live) ring(number uint64) {
+	for {
+		old := l.rung.Load()
+		if old >= number || l.rung.CompareAndSwap(old, number) {
+			return
+		}
+	}
 }
 
 // due tells whether the present alarm has gone off.

@@ -11,6 +11,8 @@ import (
 // Log takes the records of a machine. Append may wait, which stalls the guest; it never drops. *wire.Ring is one.
 type Log interface {
 	Append(r *wire.Record) error
+	// Flush makes what was appended visible to the log's readers.
+	Flush() error
 }
 
 // RecorderOptions says how a machine is recorded.
@@ -21,7 +23,7 @@ type RecorderOptions struct {
 	MinRun time.Duration
 	// DigestEvery is after how many exits a digest is logged.
 	DigestEvery uint64
-	// Kick makes the vCPU come out of the guest. It may be called from any goroutine.
+	// Kick makes the vCPU come out of the guest, or not enter it the next time. It may be called from any goroutine.
 	Kick func()
 }
 
@@ -52,6 +54,7 @@ type Recorder struct {
 	options  RecorderOptions
 	position Position
 	digested Position
+	flushed  int64       // guest time in ns at the last Flush
 	record   wire.Record // reused, so that a record costs no allocation
 	err      error
 
@@ -112,9 +115,30 @@ func (r *Recorder) Exit(hash uint64, registers *wire.Registers) {
 func (r *Recorder) Next(w Waiting) (Input, bool) {
 	in, ok := r.Live.Next(w)
 	if ok {
-		r.append(in.Kind, func(w *wire.Record) { w.Device, w.Payload = in.Device, in.Payload })
+		r.append(in.Kind, func(w *wire.Record) {
+			w.Device, w.Payload = in.Device, in.Payload
+			if in.Kind == KindClock {
+				w.Time = r.time
+			}
+		})
+	}
+	if r.time-r.flushed >= flushEveryNS {
+		r.Flush()
 	}
 	return in, ok
+}
+
+// flushEveryNS is after how much guest time what was logged is let go to the log's readers, if nobody asks before.
+const flushEveryNS = 100_000_000
+
+// Flush lets everything logged go to the log's readers.
+func (r *Recorder) Flush() {
+	r.flushed = r.time
+	if r.err == nil {
+		if err := r.log.Flush(); err != nil {
+			r.err = fmt.Errorf("write the log: %w", err)
+		}
+	}
 }
 
 // Interrupted implements Door.
@@ -140,9 +164,11 @@ func (r *Recorder) Stopped(part []byte, last bool) {
 	}
 }
 
-// Checkpoint logs that the machine was saved here.
+// Checkpoint logs that the machine was saved here. The clock may be sampled anew behind it, as in a machine that is made
+// from what was saved.
 func (r *Recorder) Checkpoint(number uint64) {
 	r.append(KindCheckpoint, func(w *wire.Record) { w.Number, w.Time = number, r.time })
+	r.sampled = false
 }
 
 // Memory logs the hashes of pages from first on, as wire.AppendPageHash makes them.
@@ -153,6 +179,7 @@ func (r *Recorder) Memory(first uint64, hashes []byte) {
 // End logs the machine's end.
 func (r *Recorder) End(cause wire.Cause, message string) {
 	r.append(KindEnd, func(w *wire.Record) { w.Cause, w.Time, w.Payload = cause, r.time, []byte(message) })
+	r.Flush()
 }
 
 // Err implements Door.

@@ -159,7 +159,11 @@ func (r *Replayer) Next(w Waiting) (Input, bool) {
 		return Input{}, false
 	}
 	switch rec.Kind {
-	case KindClock, wire.KindDigest:
+	case KindClock: // the clock leapt to the present after the host had been away
+		r.time, r.sampled = rec.Time, true
+	case KindCheckpoint:
+		r.sampled = false
+	case wire.KindDigest:
 		r.diverge("the log has a %v that the machine did not take", rec.Kind)
 		return Input{}, false
 	case KindTick:

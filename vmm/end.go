@@ -15,6 +15,8 @@ const (
 	CauseTripleFault
 	// CauseStopped is a stop by the VMM: the user left, or a signal came.
 	CauseStopped
+	// CauseLogEnd is the end of the log that the machine followed.
+	CauseLogEnd
 )
 
 func (c Cause) String() string {
@@ -27,6 +29,8 @@ func (c Cause) String() string {
 		return "the guest crashed (triple fault)"
 	case CauseStopped:
 		return "stopped by the VMM"
+	case CauseLogEnd:
+		return "the log ends here"
 	}
 	return fmt.Sprintf("cause %d", uint8(c))
 }

@@ -22,7 +22,7 @@ func (m *Machine) room(kind lockstep.Kind, device uint8, payload []byte) int {
 func (m *Machine) apply(in lockstep.Input) error {
 	v := &m.virtio
 	switch in.Kind {
-	case lockstep.KindTick:
+	case lockstep.KindTick, lockstep.KindClock:
 		// The door has moved the clock; advance does the rest.
 		return nil
 	case lockstep.KindConsole:
@@ -46,8 +46,14 @@ func (m *Machine) apply(in lockstep.Input) error {
 		}
 	case lockstep.KindDelta:
 		return m.applyDelta(in.Payload)
+	case lockstep.KindMemory:
+		return m.checkPages(in.Number, in.Payload)
+	case lockstep.KindCheckpoint:
+		m.pageReader = nil // saving emptied the shadow
+		return nil
 	case lockstep.KindEnd:
-		return m.replayEnded(in.Cause)
+		m.ended, m.logEnd = CauseLogEnd, in.Cause
+		return nil
 	}
 	return fmt.Errorf("the machine has no device %d for an input of kind %v", in.Device, in.Kind)
 }

@@ -20,8 +20,11 @@ type Config struct {
 	// Console and Debug take what the guest writes to its serial port and to port 0xe9.
 	Console devices.Sink
 	Debug   devices.Sink
-	Disks   []Disk
-	NICs    []NIC
+	// CPUID is what the guest's processor says that it is; nil means what this host can give. A host that can't give it is
+	// refused.
+	CPUID kvm.CPUID
+	Disks []Disk
+	NICs  []NIC
 	// Entropy gives the guest a virtio entropy device.
 	Entropy bool
 	// MMIO puts the virtio devices on memory-mapped registers instead of a PCI bus, for kernels built without PCI. The
@@ -40,6 +43,8 @@ type Machine struct {
 	vm     *kvm.VM
 	vcpu   *kvm.VCPU
 	memory *kvm.Memory
+	leaves kvm.CPUID // what the guest's CPUID answers
+	start  int64     // guest time in ns at which the machine gets its first door
 
 	pc     *devices.PC
 	virtio virtioDevices
@@ -50,6 +55,8 @@ type Machine struct {
 	door     lockstep.Door
 	live     *lockstep.Live
 	recorder *lockstep.Recorder
+	// recording is the folder that the machine is recorded into, nil if it is not.
+	recording *Recording
 
 	position lockstep.Position
 	exit     kvm.Exit
@@ -57,10 +64,16 @@ type Machine struct {
 	// pageWriter and pageReader code the deltas of forced stops. They hold the shadow and live as long as the door.
 	pageWriter *wire.PageWriter
 	pageReader *wire.PageReader
+	dirty      []dirtyPages // by region; used while recording
 	digest     exitDigest
 	digested   bool // exits are digested, since a log is written or followed
 	halted     bool // the vCPU has executed HLT and no interrupt has come since
 	ended      Cause
+	logEnd     wire.Cause // why the log ends that the machine has followed
+
+	// stopPosition and stopTime are where the machine stops by itself, if they are not 0.
+	stopPosition lockstep.Position
+	stopTime     int64
 
 	// inGuest is true while the vCPU may be in the guest, where only a kick reaches it.
 	inGuest atomic.Bool
@@ -124,9 +137,15 @@ func checkHost(system *kvm.System) error {
 }
 
 func (m *Machine) create(system *kvm.System) error {
-	leaves, err := system.SupportedCPUID()
+	supported, err := system.SupportedCPUID()
 	if err != nil {
 		return err
+	}
+	m.leaves = guestCPUID(supported)
+	if m.config.CPUID != nil {
+		if err := checkCPUID(m.config.CPUID, m.leaves); err != nil {
+			return err
+		}
 	}
 	if m.vm, err = system.CreateVM(); err != nil {
 		return err
@@ -143,7 +162,7 @@ func (m *Machine) create(system *kvm.System) error {
 	if m.vcpu, err = m.vm.CreateVCPU(0); err != nil {
 		return err
 	}
-	return m.vcpu.SetCPUID(guestCPUID(leaves))
+	return m.vcpu.SetCPUID(m.leaves)
 }
 
 func regions(memoryBytes uint64) []kvm.Region {
@@ -210,6 +229,12 @@ func (m *Machine) Memory() *kvm.Memory { return m.memory }
 // Stats returns the machine's counters, which belong to the goroutine in Run.
 func (m *Machine) Stats() *Stats { return &m.stats }
 
+// Logged returns why the log ends that the machine has followed to its end.
+func (m *Machine) Logged() wire.Cause { return m.logEnd }
+
+// Time returns the guest clock in ns.
+func (m *Machine) Time() int64 { return m.time() }
+
 // Position returns where in the instruction stream the machine stands.
 func (m *Machine) Position() lockstep.Position { return m.position }
 
@@ -218,15 +243,18 @@ func (m *Machine) Position() lockstep.Position { return m.position }
 func (m *Machine) GoLive() {
 	m.live = lockstep.NewLive(m.time(), m.kick)
 	m.door, m.recorder, m.digested = m.live, nil, false
+	m.stopPosition, m.stopTime = 0, 0
+	m.stop.Store(false)
 	m.startBackEnds()
 }
 
 // Record gives the machine a door to the world that logs every input.
 func (m *Machine) Record(log lockstep.Log, options lockstep.RecorderOptions) error {
-	options.Kick = m.kick
+	options.Kick = m.vcpu.Kick
 	m.recorder = lockstep.NewRecorder(m.time(), m.position, log, options)
 	m.live = m.recorder.Live
 	m.door, m.digested = m.recorder, true
+	m.pageWriter = nil
 	m.startBackEnds()
 	return m.vm.SetMemory(m.memory, true)
 }
@@ -235,12 +263,13 @@ func (m *Machine) Record(log lockstep.Log, options lockstep.RecorderOptions) err
 func (m *Machine) Replay(source lockstep.Source) {
 	m.door = lockstep.NewReplayer(m.time(), m.position, source)
 	m.live, m.recorder, m.digested = nil, nil, true
+	m.pageReader = nil
 }
 
 // time returns where the guest clock stands.
 func (m *Machine) time() int64 {
 	if m.door == nil {
-		return 0
+		return m.start
 	}
 	return m.door.Time()
 }
@@ -271,6 +300,15 @@ func (m *Machine) Stop() {
 		return
 	}
 	m.vcpu.Kick()
+}
+
+// StopAt makes Run return with CauseStopped at a position, or when the guest clock has come to a time in ns, if they are
+// not 0.
+func (m *Machine) StopAt(p lockstep.Position, timeNS int64) { m.stopPosition, m.stopTime = p, timeNS }
+
+// Stopped tells whether the machine has been stopped from outside or is where StopAt wants it.
+func (m *Machine) Stopped() bool {
+	return m.stop.Load() || m.stopPosition != 0 && m.position >= m.stopPosition || m.stopTime != 0 && m.time() >= m.stopTime
 }
 
 // kick makes a vCPU that is in the guest come out.

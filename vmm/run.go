@@ -24,8 +24,11 @@ func (m *Machine) Run() (Cause, error) {
 		switch {
 		case m.ended != 0:
 			return m.ended, nil
-		case m.stop.Load():
+		case m.Stopped():
 			return CauseStopped, nil
+		}
+		if err := m.keepRecord(); err != nil {
+			return 0, err
 		}
 		if err := m.inject(); err != nil {
 			return 0, err

@@ -49,14 +49,48 @@ func (m *Machine) forcedStop() error {
 	}
 }
 
-// writeDirtyPages writes the pages that the guest has written since it was last asked, in rising order.
+// dirtyPages is what is known of a region's pages beyond the kernel's dirty log, which forgets when it is asked.
+type dirtyPages struct {
+	stop   []uint64 // written by the guest since the last forced stop
+	verify []uint64 // written by the guest or a device since hashes were last logged
+}
+
+// readDirtyLog brings what is known of a region's pages up to date.
+func (m *Machine) readDirtyLog(slot int) error {
+	for len(m.dirty) <= slot {
+		words := (m.memory.RegionPages(len(m.dirty)) + 63) / 64
+		m.dirty = append(m.dirty, dirtyPages{make([]uint64, words), make([]uint64, words)})
+	}
+	d := &m.dirty[slot]
+	fresh := make([]uint64, len(d.stop))
+	if err := m.vm.DirtyLog(slot, fresh); err != nil {
+		return err
+	}
+	for i, w := range fresh {
+		d.stop[i] |= w
+		d.verify[i] |= w
+	}
+	m.memory.TakeWritten(slot, d.verify)
+	return nil
+}
+
+// takeDirty returns the pages of a region that were written, by whomever, since the last call.
+func (m *Machine) takeDirty(slot int) ([]uint64, error) {
+	if err := m.readDirtyLog(slot); err != nil {
+		return nil, err
+	}
+	taken := append([]uint64(nil), m.dirty[slot].verify...)
+	clear(m.dirty[slot].verify)
+	return taken, nil
+}
+
+// writeDirtyPages writes the pages that the guest has written since the last forced stop, in rising order.
 func (m *Machine) writeDirtyPages(w *wire.PageWriter) error {
 	for slot, region := range m.memory.Regions() {
-		dirty := make([]uint64, (m.memory.RegionPages(slot)+63)/64)
-		if err := m.vm.DirtyLog(slot, dirty); err != nil {
+		if err := m.readDirtyLog(slot); err != nil {
 			return err
 		}
-		err := eachBit(dirty, func(page uint64) error {
+		err := eachBit(m.dirty[slot].stop, func(page uint64) error {
 			gpa := region.Base + page*kvm.PageBytes
 			content, err := m.memory.Bytes(gpa, kvm.PageBytes)
 			if err != nil {
@@ -67,6 +101,7 @@ func (m *Machine) writeDirtyPages(w *wire.PageWriter) error {
 		if err != nil {
 			return err
 		}
+		clear(m.dirty[slot].stop)
 	}
 	return nil
 }

@@ -41,6 +41,6 @@ Exit status of a command that runs a guest:
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newRunCommand(), newDoctorCommand(), newImageCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newRecordCommand(), newReplayCommand(), newDoctorCommand(), newImageCommand(), newVersionCommand())
 	return root
 }

@@ -39,6 +39,7 @@ const seedBytes = 64
 type kernelFlags struct {
 	kernel, initrd, cmdline, memory, device string
 	bareCmdline                             bool
+	rewrite                                 bool // make the kernel one that can be recorded
 }
 
 func (f *kernelFlags) register(cmd *cobra.Command) {
@@ -54,8 +55,7 @@ func (f *kernelFlags) register(cmd *cobra.Command) {
 
 func newRunCommand() *cobra.Command {
 	var f kernelFlags
-	var consoleName, escape string
-	var stats bool
+	var s session
 	cmd := &cobra.Command{
 		Use:   "run --kernel FILE [flags]",
 		Short: "Run a guest",
@@ -67,13 +67,11 @@ Exit status:
   echo "uname -a; poweroff -f" | tandem run -k vmlinuz -i initrd.img`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(&f, consoleName, escape, stats)
+			return s.run(&f)
 		},
 	}
 	f.register(cmd)
-	cmd.Flags().StringVar(&consoleName, "console", "stdio", "where the serial port goes: stdio, none, or file:`PATH` (output only)")
-	cmd.Flags().StringVar(&escape, "escape", "^A", "key that starts a command at a terminal console: followed by x it leaves, by itself it is sent")
-	cmd.Flags().BoolVar(&stats, "stats", false, "print exits by kind and times when the guest has ended")
+	s.register(cmd)
 	return cmd
 }
 
@@ -82,6 +80,8 @@ type guest struct {
 	kernel  *boot.Kernel
 	options boot.Options
 	memory  uint64
+	// rewritten says that the kernel's reads of the time-stamp counter come to the machine.
+	rewritten bool
 }
 
 func (f *kernelFlags) load() (*guest, error) {
@@ -94,6 +94,12 @@ func (f *kernelFlags) load() (*guest, error) {
 		return nil, usage(err)
 	}
 	g := &guest{kernel: k, memory: memory}
+	if f.rewrite && k.IsLinux() {
+		if _, err := vmm.Rewrite(k); err != nil {
+			return nil, usage(fmt.Errorf("--kernel %s: %w", f.kernel, err))
+		}
+		g.rewritten = true
+	}
 	if f.initrd != "" {
 		if g.options.Initrd, err = readFile("--initrd", f.initrd, int64(memory)); err != nil {
 			return nil, usage(err)
@@ -181,8 +187,22 @@ func readFile(flag, path string, limit int64) ([]byte, error) {
 	return p, nil
 }
 
+// session is one run of a guest, live or recorded.
+type session struct {
+	console, escape string
+	stats           bool
+	record          string // the folder to record into, or ""
+	recording       vmm.RecordOptions
+}
+
+func (s *session) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&s.console, "console", "stdio", "where the serial port goes: stdio, none, or file:`PATH` (output only)")
+	cmd.Flags().StringVar(&s.escape, "escape", "^A", "key that starts a command at a terminal console: followed by x it leaves, by itself it is sent")
+	cmd.Flags().BoolVar(&s.stats, "stats", false, "print exits by kind and times when the guest has ended")
+}
+
 // run runs a guest to its end.
-func run(f *kernelFlags, consoleName, escape string, stats bool) error {
+func (s *session) run(f *kernelFlags) error {
 	g, err := f.load()
 	if err != nil {
 		return err
@@ -197,11 +217,11 @@ func run(f *kernelFlags, consoleName, escape string, stats bool) error {
 			return incapable(fmt.Errorf("%s can't run Linux: %s", f.device, reason))
 		}
 	}
-	console, err := openConsole(consoleName, escape)
+	console, err := openConsole(s.console, s.escape)
 	if err != nil {
 		return usage(err)
 	}
-	cause, err := runMachine(system, g, console, stats)
+	cause, err := s.runMachine(system, g, console)
 	if closeErr := console.close(); err == nil && closeErr != nil {
 		err = failure(closeErr)
 	}
@@ -212,10 +232,11 @@ func run(f *kernelFlags, consoleName, escape string, stats bool) error {
 	return endStatus(cause)
 }
 
-func runMachine(system *kvm.System, g *guest, c *console, stats bool) (vmm.Cause, error) {
+func (s *session) runMachine(system *kvm.System, g *guest, c *console) (vmm.Cause, error) {
 	start := time.Now()
 	m, err := vmm.New(system, vmm.Config{
-		MemoryBytes: g.memory, EpochNS: start.UnixNano(), Console: c.output, Debug: c.output, MeasureHandling: stats,
+		MemoryBytes: g.memory, EpochNS: start.UnixNano(), Console: c.output, Debug: c.output, MeasureHandling: s.stats,
+		TrapTSC: g.rewritten,
 	})
 	if err != nil {
 		return 0, failure(err)
@@ -224,15 +245,27 @@ func runMachine(system *kvm.System, g *guest, c *console, stats bool) (vmm.Cause
 	if err := m.Load(g.kernel, g.options); err != nil {
 		return 0, usage(err)
 	}
-	g.options.Initrd = nil // the guest has it now
-	m.GoLive()
+	g.kernel, g.options.Initrd = nil, nil // the guest has them now
+	finish := func(vmm.Cause, error) error { return nil }
+	if s.record == "" {
+		m.GoLive()
+	} else {
+		recording, err := m.RecordTo(s.record, s.recording)
+		if err != nil {
+			return 0, failure(err)
+		}
+		finish = recording.Finish
+	}
 	stopOnSignals(m)
 	c.connect(m)
 	cause, err := m.Run()
+	if finishErr := finish(cause, err); err == nil {
+		err = finishErr
+	}
 	if err != nil {
 		return 0, failure(err)
 	}
-	if stats {
+	if s.stats {
 		printStats(os.Stderr, m, time.Since(start))
 	}
 	return cause, nil

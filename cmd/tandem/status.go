@@ -12,6 +12,7 @@ const (
 	statusFailure     = 1  // the host failed
 	statusUsage       = 2  // a flag or a file is wrong
 	statusIncapable   = 3  // this host's KVM can't do what was asked for
+	statusDiverged    = 4  // a replay is not what was recorded
 	statusReset       = 10 // the guest reset the machine
 	statusTripleFault = 11 // the guest crashed
 	statusStopped     = 12 // the user or a signal stopped the VMM

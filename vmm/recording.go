@@ -1,0 +1,244 @@
+package vmm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"tandem/kvm"
+	"tandem/lockstep"
+	"tandem/lockstep/wire"
+)
+
+// A recording is a folder:
+//
+//	log             the log (package wire)
+//	checkpoint-N    the machine as it was saved, number 0 at its start
+//	final.json      the machine's state at the end, to compare with (Final)
+const (
+	logName   = "log"
+	finalName = "final.json"
+)
+
+// ringBytes is how much of a log may wait to be written before the guest has to wait.
+const ringBytes = 16 << 20
+
+// RecordOptions says how a machine is recorded.
+type RecordOptions struct {
+	lockstep.RecorderOptions
+	// VerifyEvery logs the hashes of all pages written since the last time, every so many exits; 0 never.
+	VerifyEvery uint64
+	// CheckpointEvery saves the machine every so much guest time; 0 never.
+	CheckpointEvery time.Duration
+}
+
+// Recording is a machine's recording while it is made. It belongs to the machine's goroutine.
+type Recording struct {
+	machine *Machine
+	dir     string
+	options RecordOptions
+	ring    *wire.Ring
+	file    *wire.FileWriter
+	written chan error // the file writer's end
+
+	verified    lockstep.Position
+	checkpoints uint64
+	saved       int64 // guest time in ns of the last checkpoint
+}
+
+// RecordTo makes the machine, which is loaded and has no door yet, one that is recorded into a new folder.
+func (m *Machine) RecordTo(dir string, options RecordOptions) (*Recording, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("%s exists: name a new folder for the recording", dir)
+		}
+		return nil, err
+	}
+	header, err := m.header()
+	if err != nil {
+		return nil, err
+	}
+	r := &Recording{machine: m, dir: dir, options: options, written: make(chan error, 1), saved: m.time(), verified: m.position}
+	base := wire.Base{Sequence: 1, Position: uint64(m.position), Time: m.time()}
+	r.ring = wire.NewRing(ringBytes, base, nil)
+	if r.file, err = wire.CreateFile(filepath.Join(dir, logName), header, r.ring); err != nil {
+		return nil, err
+	}
+	if err := m.SaveFile(r.checkpointPath(0)); err != nil {
+		return nil, errors.Join(err, r.file.Close())
+	}
+	if err := m.Record(r.ring, options.RecorderOptions); err != nil {
+		return nil, errors.Join(err, r.file.Close())
+	}
+	m.recording = r
+	go func() { r.written <- r.file.Run(context.Background()) }()
+	return r, nil
+}
+
+func (r *Recording) checkpointPath(number uint64) string {
+	return filepath.Join(r.dir, fmt.Sprintf("checkpoint-%d", number))
+}
+
+// keepRecord logs, at a position whose inputs are applied, what is logged from time to time.
+func (m *Machine) keepRecord() error {
+	r := m.recording
+	if r == nil {
+		return nil
+	}
+	if every := r.options.VerifyEvery; every > 0 && uint64(m.position-r.verified) >= every {
+		r.verified = m.position
+		if err := m.logPages(); err != nil {
+			return err
+		}
+	}
+	if every := r.options.CheckpointEvery; every > 0 && m.time()-r.saved >= int64(every) {
+		return r.checkpoint()
+	}
+	return nil
+}
+
+// checkpoint saves the machine where it stands.
+func (r *Recording) checkpoint() error {
+	m := r.machine
+	r.checkpoints++
+	r.saved = m.time()
+	if err := m.SaveFile(r.checkpointPath(r.checkpoints)); err != nil {
+		return err
+	}
+	m.pageWriter = nil // deltas from here on must not need what came before
+	m.recorder.Checkpoint(r.checkpoints)
+	return m.recorder.Err()
+}
+
+// endCauses are a log's words for the ways in which a guest ends.
+var endCauses = map[Cause]wire.Cause{
+	CauseHalt: wire.EndPowerOff, CauseReset: wire.EndReset, CauseTripleFault: wire.EndTripleFault, CauseStopped: wire.EndStopped,
+}
+
+// Finish ends the log with the way in which Run has returned, and writes what a replay is compared with.
+func (r *Recording) Finish(cause Cause, failure error) error {
+	m := r.machine
+	if failure != nil {
+		m.recorder.End(wire.EndFailure, truncate(failure.Error(), wire.MaxMessage))
+	} else {
+		m.recorder.End(endCauses[cause], "")
+	}
+	errs := []error{m.recorder.Err(), r.writeFinal()}
+	r.ring.Close()
+	errs = append(errs, <-r.written, r.file.Close())
+	m.recording = nil
+	return errors.Join(errs...)
+}
+
+func truncate(s string, bytes int) string { return s[:min(len(s), bytes)] }
+
+func (r *Recording) writeFinal() error {
+	final, err := r.machine.Final()
+	if err != nil {
+		return err
+	}
+	p, err := json.Marshal(final)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.dir, finalName), p, 0o600)
+}
+
+// Stats returns the counters of the log.
+func (r *Recording) Stats() wire.RingStats { return r.ring.Stats() }
+
+// Playback is a machine that follows a recording.
+type Playback struct {
+	Machine *Machine
+	dir     string
+	log     *os.File
+}
+
+// OpenRecording makes a machine as it was at a checkpoint of a recording, with the log behind it as its door. Console gets
+// what the guest wrote.
+func OpenRecording(system *kvm.System, dir string, checkpoint uint64, adapt func(*Config)) (*Playback, error) {
+	saved, err := os.Open(filepath.Join(dir, fmt.Sprintf("checkpoint-%d", checkpoint)))
+	if err != nil {
+		return nil, fmt.Errorf("open the recording: %w", err)
+	}
+	defer saved.Close()
+	log, err := os.Open(filepath.Join(dir, logName))
+	if err != nil {
+		return nil, fmt.Errorf("open the recording: %w", err)
+	}
+	m, source, err := openAt(system, saved, log, checkpoint, adapt)
+	if err != nil {
+		_ = log.Close()
+		return nil, fmt.Errorf("recording %s: %w", dir, err)
+	}
+	m.Replay(source)
+	return &Playback{Machine: m, dir: dir, log: log}, nil
+}
+
+func openAt(system *kvm.System, saved, log *os.File, checkpoint uint64, adapt func(*Config)) (*Machine, *wire.Reader, error) {
+	source, err := wire.NewReader(log)
+	if err != nil {
+		return nil, nil, err
+	}
+	header, _, err := wire.ReadHeader(saved)
+	if err != nil {
+		return nil, nil, err
+	}
+	if header.Fingerprint != source.Header().Fingerprint {
+		return nil, nil, errors.New("the checkpoint and the log are of different machines")
+	}
+	config, err := ConfigOf(&header)
+	if err != nil {
+		return nil, nil, err
+	}
+	adapt(&config)
+	m, err := New(system, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := errors.Join(m.LoadSaved(saved), skipTo(source, checkpoint)); err != nil {
+		return nil, nil, errors.Join(err, m.Close())
+	}
+	return m, source, nil
+}
+
+// skipTo reads a log up to and including the mark of a checkpoint; number 0 is the start.
+func skipTo(source *wire.Reader, checkpoint uint64) error {
+	if checkpoint == 0 {
+		return nil
+	}
+	var r wire.Record
+	for {
+		if err := source.Next(&r); err != nil {
+			return fmt.Errorf("the log has no mark of checkpoint %d: %w", checkpoint, err)
+		}
+		if r.Kind == wire.KindCheckpoint && r.Number == checkpoint {
+			return nil
+		}
+	}
+}
+
+// Close releases the machine and the log.
+func (p *Playback) Close() error { return errors.Join(p.Machine.Close(), p.log.Close()) }
+
+// Compare names everything in which the machine, whose Run has returned at the log's end, differs from the one that was
+// recorded.
+func (p *Playback) Compare() ([]string, error) {
+	raw, err := os.ReadFile(filepath.Join(p.dir, finalName))
+	if err != nil {
+		return nil, fmt.Errorf("the recording has no final state to compare with: %w", err)
+	}
+	var recorded Final
+	if err := json.Unmarshal(raw, &recorded); err != nil {
+		return nil, fmt.Errorf("%s of the recording: %w", finalName, err)
+	}
+	now, err := p.Machine.Final()
+	if err != nil {
+		return nil, err
+	}
+	return now.Differences(&recorded), nil
+}
