@@ -153,10 +153,10 @@ func dumpLog(ctx context.Context, out io.Writer, path string, f *dumpFlags) erro
 	if f.follow && ctx.Err() != nil {
 		return nil // the user has seen enough
 	}
-	return logEnd(file, err)
+	return logEnd(file, l, err)
 }
 
-// dump prints records until the log's end, which is io.EOF, or another error.
+// dump prints records until the last one that is wanted, or returns how the log ended: io.EOF, or another error.
 func (f *dumpFlags) dump(out *bufio.Writer, l *wire.Reader) error {
 	for {
 		var r wire.Record
@@ -164,7 +164,7 @@ func (f *dumpFlags) dump(out *bufio.Writer, l *wire.Reader) error {
 			return err
 		}
 		if r.Position > f.to {
-			return io.EOF
+			return nil
 		}
 		if r.Position < f.from || !f.kindSet.Has(r.Kind) {
 			continue
@@ -195,12 +195,27 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// logEnd makes the exit status of how reading a log ended. A file that goes on behind its end is damaged too.
-func logEnd(f *os.File, err error) error {
+// logEnd makes the exit status of how reading a log ended: nil or io.EOF is well. Bytes behind the log's end are not.
+func logEnd(f *os.File, l *wire.Reader, err error) error {
 	if err == io.EOF {
+		err = behindEnd(f, l.Offset()+l.Frame().Stored)
+	}
+	if err == nil {
 		return nil
 	}
 	return failure(fmt.Errorf("%s: %w", f.Name(), err))
+}
+
+// behindEnd returns an error if the file goes on at byte end.
+func behindEnd(f *os.File, end int64) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if more := info.Size() - end; info.Mode().IsRegular() && more > 0 {
+		return fmt.Errorf("the log is whole, but %d bytes behind its end at byte %d are no part of it", more, end)
+	}
+	return nil
 }
 
 // logRecord is a record as JSON. The names are for scripts and stay.

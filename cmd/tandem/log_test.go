@@ -157,13 +157,13 @@ func TestLogThatIsDamagedIsShownUpToThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A second frame that ends too early stands behind the first, whose end record is another kind's.
 	for _, c := range []struct {
 		name, want string
 		file       []byte
 	}{
 		{"cut off", "is cut off at byte 79: it ends inside a frame; there is no good record", whole[:len(whole)-1]},
 		{"flipped", "is damaged at byte 79: a frame's checksum is", append(bytes.Clone(whole[:len(whole)-1]), whole[len(whole)-1]^1)},
+		{"longer", "the log is whole, but 3 bytes behind its end", append(bytes.Clone(whole), 0, 0, 0)},
 		{"header", "its header is damaged", append([]byte("TNDMLOG\n\x01\x00\x01"), whole[11:]...)},
 	} {
 		for _, command := range []string{"dump", "summary"} {

@@ -82,7 +82,7 @@ func summariseLog(out io.Writer, path string, asJSON bool) error {
 	if err != nil {
 		return failure(err)
 	}
-	return logEnd(file, readErr)
+	return logEnd(file, l, readErr)
 }
 
 func newLogSummary(h *wire.Header) *logSummary {

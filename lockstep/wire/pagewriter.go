@@ -37,9 +37,14 @@ const (
 // PageStats is what one stream has in it.
 type PageStats struct {
 	// Zero, Plain, Same, Differences and Words are numbers of pages by their coding.
-	Zero, Plain, Same, Differences, Words uint64
+	Zero        uint64 `json:"zero"`
+	Plain       uint64 `json:"plain"`
+	Same        uint64 `json:"same"`
+	Differences uint64 `json:"differences"`
+	Words       uint64 `json:"words"`
 	// StateBytes is the size of the state, and StoredBytes that of the whole stream.
-	StateBytes, StoredBytes uint64
+	StateBytes  uint64 `json:"state_bytes"`
+	StoredBytes uint64 `json:"stored_bytes"`
 }
 
 // Pages returns the number of pages.
