@@ -81,8 +81,12 @@ type FrameWriter struct {
 	compressed []byte
 }
 
-// worthCompressing is the size in bytes from which a body is tried.
-const worthCompressing = 1 << 10
+const (
+	// worthCompressing is the size in bytes from which a body is tried.
+	worthCompressing = 1 << 10
+	// oneWrite is the size in bytes up to which a body is copied behind its header, so that both go out together.
+	oneWrite = 64 << 10
+)
 
 // NewFrameWriter returns a writer of frames to w. With compress, a body is stored compressed where that is smaller.
 func NewFrameWriter(w io.Writer, compress bool) *FrameWriter {
@@ -106,7 +110,7 @@ func (f *FrameWriter) Write(b Batch) (int, error) {
 		}
 	}
 	f.head = appendFrameHeader(f.head[:0], flags, b.Base, uint32(b.Records), body)
-	if len(body) <= worthCompressing { // one write for a small frame
+	if len(body) <= oneWrite {
 		f.head = append(f.head, body...)
 		return f.w.Write(f.head)
 	}
