@@ -40,7 +40,7 @@ const (
 // process lives, tells it from those that dead processes left, which are
 // removed on this occasion.
 func newWorkDir(run string) (dir string, release func(), err error) {
-	unlock, err := lockFile(filepath.Join(run, lockName))
+	unlock, err := lockFile(filepath.Join(run, lockName), func() {})
 	if err != nil {
 		return "", nil, err
 	}
@@ -50,7 +50,7 @@ func newWorkDir(run string) (dir string, release func(), err error) {
 	if err != nil {
 		return "", nil, fmt.Errorf("making a folder for the lab: %w", err)
 	}
-	release, err = lockFile(filepath.Join(dir, lockName))
+	release, err = lockFile(filepath.Join(dir, lockName), func() {})
 	if err != nil {
 		return "", nil, err
 	}

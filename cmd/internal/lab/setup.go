@@ -92,7 +92,9 @@ func Setup(ctx context.Context, opt SetupOptions) (*Artifacts, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the cache folder: %w", err)
 	}
-	unlock, err := lockFile(filepath.Join(dir, lockName))
+	unlock, err := lockFile(filepath.Join(dir, lockName), func() {
+		fmt.Fprintln(opt.Log, "lab: waiting for another set-up to end")
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -112,23 +114,26 @@ func Setup(ctx context.Context, opt SetupOptions) (*Artifacts, error) {
 }
 
 // lockFile takes an exclusive lock that the kernel gives back if this process
-// dies.
-func lockFile(path string) (unlock func(), err error) {
+// dies. If another has it, busy is called before waiting.
+func lockFile(path string, busy func()) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("locking the cache: %w", err)
+		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
+	how := unix.LOCK_EX | unix.LOCK_NB
 	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
+		err = unix.Flock(int(f.Fd()), how)
+		switch {
+		case err == nil:
+			return func() { f.Close() }, nil
+		case errors.Is(err, unix.EWOULDBLOCK):
+			busy()
+			how = unix.LOCK_EX
+		case !errors.Is(err, unix.EINTR):
+			f.Close()
+			return nil, fmt.Errorf("locking %s: %w", path, err)
 		}
 	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("locking the cache: %w", err)
-	}
-	return func() { f.Close() }, nil
 }
 
 // readManifest returns a finished set-up whose files are all there.

@@ -94,6 +94,7 @@ APT::Default-Release "";
 APT::Keep-Downloaded-Packages "true";
 Acquire::Languages "none";
 Acquire::Retries "3";
+APT::Update::Error-Mode "any";
 Dpkg::Use-Pty "false";
 `, a.dir)
 }

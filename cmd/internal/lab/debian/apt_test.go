@@ -87,3 +87,15 @@ func TestPrivateApt(t *testing.T) {
 		t.Errorf("a package that isn't there is fetched: %v", err)
 	}
 }
+
+func TestUpdateFailsWithoutTheMirror(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "none")
+	a, err := NewApt(t.TempDir(), []Source{{Types: []string{"deb"}, URIs: []string{"file:" + missing}, Suites: []string{"./"},
+		Options: map[string]string{"trusted": "yes"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Update(t.Context()); err == nil || !strings.Contains(err.Error(), missing) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -163,3 +163,14 @@ func TestOpenModulesNeedsModules(t *testing.T) {
 		t.Errorf("an empty folder gives %v", err)
 	}
 }
+
+func FuzzModinfo(f *testing.F) {
+	f.Add(module("depends=a,b", "alias=x"))
+	f.Add([]byte("\x7fELF"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		info, err := modinfo(b)
+		if err == nil && info == nil {
+			t.Fatal("neither an answer nor an error")
+		}
+	})
+}
