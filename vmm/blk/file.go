@@ -43,6 +43,8 @@ func openFile(path string, a access) (*osFile, error) {
 	flag, lock := os.O_RDWR, unix.LOCK_EX
 	if a == readOnly {
 		flag, lock = os.O_RDONLY, unix.LOCK_SH
+	} else if info, err := os.Stat(path); err == nil && isBlockDevice(info) {
+		flag |= unix.O_EXCL // refuses a device that the host has mounted
 	}
 	f, err := os.OpenFile(path, flag, 0)
 	switch {
@@ -52,6 +54,8 @@ func openFile(path string, a access) (*osFile, error) {
 		return nil, fmt.Errorf("disk %s: %w; change its permissions, or attach it read-only", path, errors.Unwrap(err))
 	case errors.Is(err, unix.EISDIR):
 		return nil, fmt.Errorf("disk %s: it is a directory; a disk is an image file or a block device", path)
+	case errors.Is(err, unix.EBUSY):
+		return nil, fmt.Errorf("disk %s: this host has it in use; unmount it first", path)
 	case err != nil:
 		return nil, fmt.Errorf("disk %s: %w", path, errors.Unwrap(err))
 	}
@@ -68,8 +72,7 @@ func check(f *os.File, path string, lock int) error {
 	if err != nil {
 		return fmt.Errorf("disk %s: %w", path, err)
 	}
-	blockDevice := info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice
-	if !info.Mode().IsRegular() && !blockDevice {
+	if !info.Mode().IsRegular() && !isBlockDevice(info) {
 		return fmt.Errorf("disk %s: it is neither a file nor a block device", path)
 	}
 	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), lock|unix.LOCK_NB) })
@@ -80,6 +83,10 @@ func check(f *os.File, path string, lock int) error {
 		return fmt.Errorf("disk %s: cannot lock it: %w", path, err)
 	}
 	return nil
+}
+
+func isBlockDevice(info fs.FileInfo) bool {
+	return info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice
 }
 
 // size returns the length in bytes of a file or a block device.

@@ -3,6 +3,7 @@ package blk
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -126,4 +127,48 @@ func TestOpenErrors(t *testing.T) {
 	// Two readers share.
 	open(t, Options{Path: shared, ReadOnly: true})
 	open(t, Options{Path: shared, Overlay: filepath.Join(t.TempDir(), "overlay")})
+}
+
+// loopDevice returns a block device of size bytes, or skips the test where there can be none.
+func loopDevice(t testing.TB, size int) string {
+	t.Helper()
+	file := imageFile(t, "disk", size)
+	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
+	if err != nil {
+		t.Skipf("no block device for this test: losetup: %v %s", err, out)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+			t.Errorf("losetup --detach %s: %v %s", device, err, out)
+		}
+	})
+	return device
+}
+
+func TestBlockDevice(t *testing.T) {
+	device := loopDevice(t, 1<<20)
+	image := open(t, Options{Path: device})
+	if image.Size() != 1<<20 {
+		t.Fatalf("size %d", image.Size())
+	}
+	write(t, image, 512, []byte("sector"))
+	for _, punch := range []bool{false, true} {
+		write(t, image, 4096, []byte("to be cleared"))
+		if err := image.Zero(4096, 8192, punch); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, image, 4096, 8192); !bytes.Equal(got, make([]byte, 8192)) {
+			t.Errorf("zeros with punch %v: the device has %x", punch, got[:16])
+		}
+	}
+	if err := image.Sync(); err != nil {
+		t.Error(err)
+	}
+	if got := read(t, image, 512, 6); string(got) != "sector" {
+		t.Errorf("read %q", got)
+	}
+	if _, err := Open(Options{Path: device}); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("opened twice: %v", err)
+	}
 }

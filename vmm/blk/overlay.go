@@ -50,7 +50,8 @@ func openOrCreateOverlay(path, basePath string) (*overlay, error) {
 
 func openOverlayFile(path, basePath string, base Image) (*overlay, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := createOverlay(path, basePath, base); err != nil {
+		// Another guest may have made it meanwhile; then the lock decides.
+		if err := createOverlay(path, basePath, base); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("overlay %s: cannot create it: %w", path, err)
 		}
 	}
