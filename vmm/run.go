@@ -30,10 +30,19 @@ func (m *Machine) Run() (Cause, error) {
 		if err := m.keepRecord(); err != nil {
 			return 0, err
 		}
+		// From here on whatever happens kicks the vCPU. The door is asked before an interrupt is given to KVM, not after:
+		// with one queued there the guest has to be entered, or the next would take its place and it would be lost, and a
+		// log would have inputs behind an interrupt that a replay takes before it.
+		m.inGuest.Store(true)
+		if m.door.Pending() {
+			m.inGuest.Store(false)
+			continue
+		}
 		if err := m.inject(); err != nil {
 			return 0, err
 		}
 		if m.halted {
+			m.inGuest.Store(false)
 			m.door.Wait(m.waiting())
 			continue
 		}
@@ -43,14 +52,9 @@ func (m *Machine) Run() (Cause, error) {
 	}
 }
 
-// step enters the guest until its next exit and handles that. It returns early, having done nothing, where the machine
-// is to look at the door before.
+// step enters the guest until its next exit and handles that. It returns early where the machine is to look at the door
+// before.
 func (m *Machine) step() error {
-	m.inGuest.Store(true)
-	if m.door.Pending() {
-		m.inGuest.Store(false)
-		return nil
-	}
 	for {
 		err := m.vcpu.Run(&m.exit)
 		m.inGuest.Store(false)
