@@ -97,6 +97,9 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
+	if err := checkTools(o.Image != ""); err != nil {
+		return nil, err
+	}
 	s, unlock, err := openStore(o.CacheDir, o.Refresh, func(what string) { o.Progress.Phase(what, 0) })
 	if err != nil {
 		return nil, err
@@ -116,6 +119,24 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	return &b.result, nil
+}
+
+// checkTools finds a missing program before anything is downloaded.
+func checkTools(image bool) error {
+	for _, name := range []string{"apt-get", "apt-cache", "dpkg-deb"} {
+		if _, err := exec.LookPath(name); err != nil {
+			return fmt.Errorf("%s is not on this machine: images are built from Debian packages, on Debian 12 or newer", name)
+		}
+	}
+	if !image {
+		return nil
+	}
+	for _, name := range []string{"mke2fs", "debugfs"} {
+		if _, err := e2fsTool(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // build is one run of Build, under the store's lock.

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -378,6 +379,25 @@ func TestE2fsErrors(t *testing.T) {
 	}
 	if err := e2fs(context.Background(), nil, "no-such-tool"); err == nil || !strings.Contains(err.Error(), "e2fsprogs") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestToolsAreMissing(t *testing.T) {
+	t.Setenv("PATH", "/nonexistent")
+	_, err := Build(context.Background(), Options{Image: filepath.Join(t.TempDir(), "x"), SizeBytes: minImageBytes, Hostname: "a", Progress: silent{}})
+	if err == nil || !strings.Contains(err.Error(), "apt-get is not on this machine") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestUnknownPackage(t *testing.T) {
+	err := unknownPackage(errors.New("apt-get install: exit status 100: E: Unable to locate package no-such"))
+	if !strings.HasPrefix(err.Error(), "package no-such is not in this machine's apt sources") {
+		t.Errorf("got %v", err)
+	}
+	other := errors.New("E: Could not get lock")
+	if unknownPackage(other) != other {
+		t.Error("another error is changed")
 	}
 }
 

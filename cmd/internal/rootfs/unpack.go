@@ -22,9 +22,6 @@ func (t *tree) unpack(ctx context.Context, deb string) error {
 		return err
 	}
 	if err := cmd.Start(); err != nil {
-		if errors.Is(err, exec.ErrNotFound) {
-			return errors.New("dpkg-deb is not on this machine: images are built from Debian packages and need apt and dpkg")
-		}
 		return err
 	}
 	tarErr := t.untar(out)
