@@ -33,14 +33,16 @@ const (
 // nowhere, counter 2's can be read in port 0x61, which also has its gate.
 //
 // OUT of counter 0 reaches the interrupt controller as requests: each rising edge is one tick. A tick that comes while
-// the one before is not yet acknowledged is owed, and follows as soon as it is, up to maxPendingTicks; so a guest that
-// counts ticks keeps time although the host ran it late. Programming counter 0 cancels what is owed. While a tick waits
-// to be acknowledged there is no deadline, since the guest could not tell whether another one has come.
+// the one before is not yet acknowledged is owed, up to maxPendingTicks; so a guest that counts ticks keeps time although
+// the host ran it late. Ticks follow each other by three quarters of the period at the least: a guest that is behind
+// catches up by a third of its speed, and has time for other things meanwhile. Programming counter 0 cancels what is
+// owed. While a tick waits to be acknowledged there is no deadline, since the guest could not tell whether another one
+// has come.
 type PIT struct {
 	clock lockstep.Clock
 	irq   PICLine
 	s     pitState
-	// due is the guest time in ns of counter 0's next rising edge, or -1. It follows from s.
+	// due is the guest time in ns of the next tick, or -1. It follows from s.
 	due int64
 }
 
@@ -48,9 +50,10 @@ type pitState struct {
 	Counters [3]pitCounter `json:"counters"`
 	// Pulse is the number of clock pulses up to which everything has happened.
 	Pulse int64 `json:"pulse"`
-	// Pending is the ticks owed, Dropped those lost.
+	// Pending is the ticks owed, Dropped those lost. Ready is the pulse before which no tick follows the last one taken.
 	Pending int64 `json:"pending"`
 	Dropped int64 `json:"dropped"`
+	Ready   int64 `json:"ready"`
 	// Control is the writable part of port 0x61.
 	Control uint8 `json:"control"`
 }
@@ -109,16 +112,14 @@ func (p *PIT) Advance(now int64) {
 		}
 	}
 	p.s.Pulse = pulse
+	p.owe(ticks)
 	p.plan()
-	if ticks > 0 {
-		p.owe(ticks)
-	}
 }
 
 // owe adds ticks to what the guest is to get.
 func (p *PIT) owe(ticks int64) {
 	p.s.Pending += ticks
-	if p.s.Pending > 0 && !p.irq.Requested() {
+	if p.s.Pending > 0 && !p.irq.Requested() && p.s.Pulse >= p.s.Ready {
 		p.tick()
 	}
 	if over := p.s.Pending - maxPendingTicks; over > 0 {
@@ -136,15 +137,21 @@ func (p *PIT) tick() {
 
 // TickTaken tells the PIT that the request of IRQ 0 has been acknowledged.
 func (p *PIT) TickTaken() {
-	if p.s.Pending > 0 {
-		p.tick()
+	p.s.Ready = 0
+	if c := &p.s.Counters[0]; c.periodic() {
+		p.s.Ready = p.s.Pulse + int64(c.Period)*3/4
 	}
+	p.plan()
 }
 
 // plan sets due from the state.
 func (p *PIT) plan() {
 	p.due = -1
-	if pulse, ok := p.s.Counters[0].nextRise(p.s.Pulse); ok {
+	pulse, ok := p.s.Counters[0].nextRise(p.s.Pulse)
+	if p.s.Pending > 0 {
+		pulse, ok = max(p.s.Ready, p.s.Pulse+1), true
+	}
+	if ok {
 		p.due = pitTime(pulse)
 	}
 }
@@ -217,7 +224,7 @@ func (p *PIT) command(v byte) {
 	wasLow := c.Mode == 0 && !c.out(now)
 	c.program(v)
 	if which == 0 {
-		p.s.Pending = 0
+		p.s.Pending, p.s.Ready = 0, 0
 		switch {
 		case c.Mode == 0:
 			p.hold(0)
@@ -283,6 +290,7 @@ func checkPIT(s *pitState) error {
 	err := firstError(
 		condition{s.Pulse >= 0 && s.Pulse <= maxPulse, "pulse: no guest has run so long"},
 		condition{s.Pending >= 0 && s.Pending <= maxPendingTicks, "pending: more ticks than are ever owed"},
+		condition{s.Ready >= 0 && s.Ready <= s.Pulse+1<<16, "ready: later than a period from now"},
 		condition{s.Dropped >= 0 && s.Dropped <= maxPulse, "dropped: more ticks than there were"},
 		condition{s.Control&^controlWrite == 0, "control: bits that can't be written"},
 		condition{s.Counters[2].Gate == (s.Control&controlGate2 != 0), "control: counter 2's gate differs from the bit that drives it"},

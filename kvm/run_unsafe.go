@@ -123,6 +123,6 @@ func (r *runPage) setInterruptWindow(on bool) {
 
 // runOnce makes one KVM_RUN. EINTR comes back as the errno it is.
 func runOnce(fd int) unix.Errno {
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), ioRun, 0)
+	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), ioRun, 0)
 	return errno
 }

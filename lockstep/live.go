@@ -16,8 +16,8 @@ const maxQueuedInputs = 1024
 const maxQueuedFrames = 512
 
 // maxTickLagNS is how late the earliest deadline may be before the clock leaps to the present instead of going from one
-// deadline to the next: a host that was suspended does not make its guest live through every tick of the time.
-const maxTickLagNS = 1_000_000_000
+// deadline to the next: a guest whose host was away does not live through every instant of the time.
+const maxTickLagNS = 20_000_000
 
 // ErrDoorClosed says that the machine behind a door has ended.
 var ErrDoorClosed = errors.New("the machine has ended")

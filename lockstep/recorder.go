@@ -19,7 +19,8 @@ type Log interface {
 type RecorderOptions struct {
 	// MaxDefer is how long an input may wait for the guest's next exit before the guest is stopped where it is.
 	MaxDefer time.Duration
-	// MinRun is how long the guest runs between two forced stops at the least, so that ticks never eat it.
+	// MinRun is how long the guest runs between two forced stops at the least. It runs longer where stops are dear, so that
+	// ticks never eat it: stopCostFactor times as long as the last stop took.
 	MinRun time.Duration
 	// DigestEvery is after how many exits a digest is logged.
 	DigestEvery uint64
@@ -33,6 +34,10 @@ const (
 	DefaultMinRun      = 2 * time.Millisecond
 	DefaultDigestEvery = 256
 )
+
+// stopCostFactor keeps the cost of forced stops to a twentieth of the guest's time, and about as much again that a stop
+// costs afterwards, when the guest writes to pages whose writes have to be noticed anew.
+const stopCostFactor = 20
 
 func (o *RecorderOptions) complete() {
 	if o.MaxDefer <= 0 {
@@ -62,7 +67,8 @@ type Recorder struct {
 	// deferring is true while a goroutine waits to see whether the guest exits by itself.
 	deferring bool
 	since     time.Time // when the input came that is being deferred
-	stopped   time.Time // when the last forced stop ended
+	stopping  time.Time // when the last forced stop began
+	floor     time.Time // before this there is no other
 	force     bool      // the guest was kicked because an input has waited long enough
 }
 
@@ -148,6 +154,7 @@ func (r *Recorder) Interrupted() Interruption {
 	force := r.force
 	r.force = false
 	if force && r.Pending() {
+		r.stopping = time.Now()
 		return Stop
 	}
 	return GoOn
@@ -159,7 +166,8 @@ func (r *Recorder) Stopped(part []byte, last bool) {
 	if last {
 		r.sampled = false
 		r.mu.Lock()
-		r.stopped = time.Now()
+		now := time.Now()
+		r.floor = now.Add(max(r.options.MinRun, stopCostFactor*now.Sub(r.stopping)))
 		r.mu.Unlock()
 	}
 }
@@ -199,7 +207,7 @@ func (r *Recorder) deferKick() {
 
 // patience returns how much longer the input may wait.
 func (r *Recorder) patience() time.Duration {
-	return max(time.Until(r.since.Add(r.options.MaxDefer)), time.Until(r.stopped.Add(r.options.MinRun)))
+	return max(time.Until(r.since.Add(r.options.MaxDefer)), time.Until(r.floor))
 }
 
 func (r *Recorder) stopWaiting() {

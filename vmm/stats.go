@@ -20,6 +20,7 @@ type Stats struct {
 	stops       uint64
 	stopPages   uint64
 	stopBytes   uint64
+	stopTime    time.Duration
 	ports       [1 << 16]uint32
 
 	// Handling is host time spent between two KVM_RUNs on exits of the guest's, if Config.MeasureHandling.
@@ -68,6 +69,9 @@ func (s *Stats) Ports(n int) []ExitCount {
 
 // Stops returns how many forced stops there were, and while recording how many pages and bytes their deltas had.
 func (s *Stats) Stops() (stops, pages, bytes uint64) { return s.stops, s.stopPages, s.stopBytes }
+
+// StopTime returns for how long the guest stood still in forced stops.
+func (s *Stats) StopTime() time.Duration { return s.stopTime }
 
 // Injected returns how many interrupts the guest was given.
 func (s *Stats) Injected() uint64 { return s.injected }

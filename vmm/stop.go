@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"time"
 
 	"tandem/kvm"
 	"tandem/lockstep/wire"
@@ -15,6 +16,8 @@ import (
 // the guest has written since the last forced stop. Pages written by devices are not among them: those were written at
 // exits, and whoever follows the log has written them too.
 func (m *Machine) forcedStop() error {
+	start := time.Now()
+	defer func() { m.stats.stopTime += time.Since(start) }()
 	if err := m.vcpu.Complete(); err != nil {
 		return err
 	}

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/spf13/cobra"
 )
 
-func main() { os.Exit(execute(os.Args[1:])) }
+func main() { runtime.GOMAXPROCS(runtime.NumCPU() + 1); os.Exit(execute(os.Args[1:])) }
 
 // execute runs the command line and returns the exit status. Whatever goes wrong is one line on standard error.
 func execute(args []string) int {
@@ -41,6 +42,6 @@ Exit status of a command that runs a guest:
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newRunCommand(), newRecordCommand(), newReplayCommand(), newDoctorCommand(), newImageCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newRecordCommand(), newReplayCommand(), newLogCommand(), newDoctorCommand(), newImageCommand(), newVersionCommand())
 	return root
 }

@@ -21,6 +21,10 @@ func printStats(w io.Writer, m *vmm.Machine, wall time.Duration) {
 		fmt.Fprintf(w, " %s %d", e.Kind, e.Count)
 	}
 	fmt.Fprintf(w, "; interrupts %d\n", s.Injected())
+	if stops, pages, bytes := s.Stops(); stops > 0 {
+		fmt.Fprintf(w, "tandem: %d forced stops, %.2f ms, %d pages and %d bytes each\n",
+			stops, float64(s.StopTime().Microseconds())/1000/float64(stops), pages/stops, bytes/stops)
+	}
 	fmt.Fprint(w, "tandem: busiest ports:")
 	for _, e := range s.Ports(portsShown) {
 		fmt.Fprintf(w, " %s %d", e.Kind, e.Count)
