@@ -31,8 +31,9 @@ type Door interface {
 	// is halted and cannot go on without an input.
 	Wait(w Waiting)
 
-	// Interrupted is asked when the host has taken the vCPU out of the guest between two exits.
-	Interrupted() Interruption
+	// Interrupted is asked when the host has taken the vCPU out of the guest between two exits. inProgram tells whether
+	// the guest runs a program, not its kernel; finding that out costs a system call.
+	Interrupted(inProgram func() bool) Interruption
 
 	// Stopped logs the machine's state at a forced stop; a part at a time, of which the last says so. Inputs may enter
 	// then, after a new call of Next.

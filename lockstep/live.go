@@ -256,7 +256,7 @@ func (l *Live) Wait(w Waiting) {
 func (l *Live) Exit(uint64, *wire.Registers) {}
 
 // Interrupted implements Door: a live machine may take an input anywhere.
-func (l *Live) Interrupted() Interruption { return Look }
+func (l *Live) Interrupted(func() bool) Interruption { return Look }
 
 // Stopped implements Door. It is never called, since Interrupted never asks for a stop.
 func (l *Live) Stopped([]byte, bool) { panic("lockstep: forced stop of a live machine") }

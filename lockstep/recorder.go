@@ -39,6 +39,14 @@ const (
 // costs afterwards, when the guest writes to pages whose writes have to be noticed anew.
 const stopCostFactor = 20
 
+// maxFloor bounds what a dear stop makes of MinRun: the first stop of a guest is dear, since it carries every page that
+// was written until then.
+const maxFloor = 500 * time.Millisecond
+
+// kernelPatience is how long an input waits while the guest is seen in its kernel whenever the vCPU is kicked. A kernel
+// soon comes to an exit or back to a program; one that boots has long stretches without, in which nobody misses a tick.
+const kernelPatience = 200 * time.Millisecond
+
 func (o *RecorderOptions) complete() {
 	if o.MaxDefer <= 0 {
 		o.MaxDefer = DefaultMaxDefer
@@ -148,16 +156,22 @@ func (r *Recorder) Flush() {
 }
 
 // Interrupted implements Door.
-func (r *Recorder) Interrupted() Interruption {
+func (r *Recorder) Interrupted(inProgram func() bool) Interruption {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	force := r.force
 	r.force = false
-	if force && r.Pending() {
-		r.stopping = time.Now()
-		return Stop
+	if !force || !r.Pending() {
+		return GoOn
 	}
-	return GoOn
+	now := time.Now()
+	if now.Sub(r.since) < kernelPatience && !inProgram() {
+		r.deferring = true
+		time.AfterFunc(r.options.MaxDefer, r.stopWaiting)
+		return GoOn
+	}
+	r.stopping = now
+	return Stop
 }
 
 // Stopped implements Door. The clock may be sampled anew behind a stop, since time has gone on.
@@ -167,7 +181,7 @@ func (r *Recorder) Stopped(part []byte, last bool) {
 		r.sampled = false
 		r.mu.Lock()
 		now := time.Now()
-		r.floor = now.Add(max(r.options.MinRun, stopCostFactor*now.Sub(r.stopping)))
+		r.floor = now.Add(max(r.options.MinRun, min(maxFloor, stopCostFactor*now.Sub(r.stopping))))
 		r.mu.Unlock()
 	}
 }

@@ -239,7 +239,7 @@ func (r *Replayer) Wait(Waiting) {
 }
 
 // Interrupted implements Door: nothing enters between two exits but by the log.
-func (r *Replayer) Interrupted() Interruption { return GoOn }
+func (r *Replayer) Interrupted(func() bool) Interruption { return GoOn }
 
 // Stopped implements Door. It is never called, since Interrupted never asks for a stop.
 func (r *Replayer) Stopped([]byte, bool) { panic("lockstep: forced stop of a replaying machine") }

@@ -124,3 +124,9 @@ func sizeXSave(leaves kvm.CPUID) {
 	}
 	e.EBX, e.ECX = size, size
 }
+
+// isAMD tells whether leaf 0 says AuthenticAMD.
+func isAMD(leaves kvm.CPUID) bool {
+	e := leaves.Find(0, 0)
+	return e != nil && e.EBX == 0x68747541 && e.EDX == 0x69746e65 && e.ECX == 0x444d4163
+}

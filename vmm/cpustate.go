@@ -8,13 +8,18 @@ import (
 	"tandem/kvm"
 )
 
+const (
+	msrSysenterESP = 0x175 // IA32_SYSENTER_ESP
+	msrSysenterEIP = 0x176 // IA32_SYSENTER_EIP
+)
+
 // stateMSRs are the model-specific registers that make up the vCPU's state, beside those that KVM keeps in SREGS. The
 // list is explicit: what a guest of this machine can reach with the CPUID that it sees (SDM vol. 4 table 2-2). The
 // time-stamp counter is not among them, since no guest of a recorded machine can read it.
 var stateMSRs = [...]uint32{
-	0x174,      // IA32_SYSENTER_CS
-	0x175,      // IA32_SYSENTER_ESP
-	0x176,      // IA32_SYSENTER_EIP
+	0x174, // IA32_SYSENTER_CS
+	msrSysenterESP,
+	msrSysenterEIP,
 	0x1d9,      // IA32_DEBUGCTL
 	0x277,      // IA32_PAT
 	0xc0000081, // IA32_STAR
@@ -37,7 +42,27 @@ type cpuState struct {
 	MPState   kvm.MPState
 }
 
-// capture reads the vCPU's state. The I/O of the last exit must be complete.
+// captureCPU reads the vCPU's state, once the I/O of the last exit is complete.
+func (m *Machine) captureCPU(s *cpuState) error {
+	if err := m.vcpu.Complete(); err != nil {
+		return err
+	}
+	if err := s.capture(m.vcpu); err != nil {
+		return err
+	}
+	if m.amd {
+		// Of these two KVM restores the low half only, which is all there is to them on AMD's processors in long mode,
+		// where SYSENTER raises #UD. Whoever was restored and whoever was not must look the same.
+		for i := range s.MSRs {
+			if index := s.MSRs[i].Index; index == msrSysenterESP || index == msrSysenterEIP {
+				s.MSRs[i].Data &= 0xffffffff
+			}
+		}
+	}
+	return nil
+}
+
+// capture reads all register sets.
 func (s *cpuState) capture(c *kvm.VCPU) error {
 	for i, index := range stateMSRs {
 		s.MSRs[i] = kvm.MSR{Index: index}

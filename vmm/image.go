@@ -39,11 +39,8 @@ func (m *Machine) parts() []devices.Part { return append(m.pc.Parts(), m.virtio.
 
 // capture reads the machine's state. The machine stands at a position whose inputs are applied.
 func (m *Machine) capture() (*savedState, error) {
-	if err := m.vcpu.Complete(); err != nil {
-		return nil, err
-	}
 	var cpu cpuState
-	if err := cpu.capture(m.vcpu); err != nil {
+	if err := m.captureCPU(&cpu); err != nil {
 		return nil, err
 	}
 	s := &savedState{

@@ -61,6 +61,8 @@ type Machine struct {
 	position lockstep.Position
 	exit     kvm.Exit
 	tsc      tscTrap
+	sregs    kvm.Sregs // where special registers are read to
+	amd      bool      // the guest's processor is AMD's
 	// pageWriter and pageReader code the deltas of forced stops. They hold the shadow and live as long as the door.
 	pageWriter *wire.PageWriter
 	pageReader *wire.PageReader
@@ -142,6 +144,7 @@ func (m *Machine) create(system *kvm.System) error {
 		return err
 	}
 	m.leaves = guestCPUID(supported)
+	m.amd = isAMD(m.leaves)
 	if m.config.CPUID != nil {
 		if err := checkCPUID(m.config.CPUID, m.leaves); err != nil {
 			return err

@@ -76,13 +76,18 @@ func (m *Machine) step() error {
 // interrupted handles a return from the guest that is not the guest's doing, and tells whether the machine is to look at
 // the door.
 func (m *Machine) interrupted() (look bool, err error) {
-	switch m.door.Interrupted() {
+	switch m.door.Interrupted(m.inProgram) {
 	case lockstep.Look:
 		return true, nil
 	case lockstep.Stop:
 		return true, m.forcedStop()
 	}
 	return m.stop.Load() && m.live == nil, nil
+}
+
+// inProgram tells whether the guest is at CPL 3.
+func (m *Machine) inProgram() bool {
+	return m.vcpu.Sregs(&m.sregs) == nil && m.sregs.SS.DPL == 3
 }
 
 // completeExit counts an exit of the guest's and handles it.

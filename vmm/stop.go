@@ -18,11 +18,8 @@ import (
 func (m *Machine) forcedStop() error {
 	start := time.Now()
 	defer func() { m.stats.stopTime += time.Since(start) }()
-	if err := m.vcpu.Complete(); err != nil {
-		return err
-	}
 	var state cpuState
-	if err := state.capture(m.vcpu); err != nil {
+	if err := m.captureCPU(&state); err != nil {
 		return err
 	}
 	if m.pageWriter == nil {

@@ -31,7 +31,6 @@ const idtCheckExits = 64
 type tscTrap struct {
 	// handler is the guest's #GP entry, at which a breakpoint stands; 0 if none does yet.
 	handler uint64
-	sregs   kvm.Sregs
 }
 
 // Rewrite makes a kernel fit to be recorded: its own reads of the time-stamp counter and writes of CR4 become port accesses
@@ -76,7 +75,7 @@ func (m *Machine) writeCR4(register uint8) error {
 	if err := m.vcpu.Complete(); err != nil {
 		return err
 	}
-	s := &m.tsc.sregs
+	s := &m.sregs
 	if err := m.vcpu.Sregs(s); err != nil {
 		return err
 	}
@@ -91,10 +90,10 @@ func registerByNumber(r *kvm.Regs, n uint8) uint64 {
 
 // watchIDT keeps the breakpoint on the guest's #GP entry, which moves while a kernel boots.
 func (m *Machine) watchIDT() error {
-	if err := m.vcpu.Sregs(&m.tsc.sregs); err != nil {
+	if err := m.vcpu.Sregs(&m.sregs); err != nil {
 		return err
 	}
-	handler := m.gateTarget(&m.tsc.sregs, vectorGP)
+	handler := m.gateTarget(&m.sregs, vectorGP)
 	if handler == m.tsc.handler {
 		return nil
 	}
@@ -136,7 +135,7 @@ type faultFrame struct {
 // on as if nothing had been; any other #GP goes its way.
 func (m *Machine) handleGP() error {
 	regs := *m.vcpu.Synced()
-	s := &m.tsc.sregs
+	s := &m.sregs
 	if err := m.vcpu.Sregs(s); err != nil {
 		return err
 	}
