@@ -43,9 +43,13 @@ const stopCostFactor = 20
 // was written until then.
 const maxFloor = 500 * time.Millisecond
 
-// kernelPatience is how long an input waits while the guest is seen in its kernel whenever the vCPU is kicked. A kernel
-// soon comes to an exit or back to a program; one that boots has long stretches without, in which nobody misses a tick.
-const kernelPatience = 200 * time.Millisecond
+// kernelPatience is how long an input waits while the guest is seen in its kernel whenever the vCPU is kicked: a kernel
+// soon comes to an exit or back to a program. bootPatience is that for a guest that has not been seen in a program yet:
+// a kernel that boots has long stretches without an exit, in which nobody misses a tick.
+const (
+	kernelPatience = 20 * time.Millisecond
+	bootPatience   = 2 * time.Second
+)
 
 func (o *RecorderOptions) complete() {
 	if o.MaxDefer <= 0 {
@@ -77,6 +81,7 @@ type Recorder struct {
 	since     time.Time // when the input came that is being deferred
 	stopping  time.Time // when the last forced stop began
 	floor     time.Time // before this there is no other
+	seen      bool      // the guest has been seen in a program; the machine's goroutine's alone
 	force     bool      // the guest was kicked because an input has waited long enough
 }
 
@@ -165,7 +170,7 @@ func (r *Recorder) Interrupted(inProgram func() bool) Interruption {
 		return GoOn
 	}
 	now := time.Now()
-	if now.Sub(r.since) < kernelPatience && !inProgram() {
+	if now.Sub(r.since) < r.patienceWithKernel() && !r.sees(inProgram) {
 		r.deferring = true
 		time.AfterFunc(r.options.MaxDefer, r.stopWaiting)
 		return GoOn
@@ -173,6 +178,25 @@ func (r *Recorder) Interrupted(inProgram func() bool) Interruption {
 	r.stopping = now
 	return Stop
 }
+
+func (r *Recorder) patienceWithKernel() time.Duration {
+	if r.seen {
+		return kernelPatience
+	}
+	return bootPatience
+}
+
+// sees asks whether the guest is in a program, and remembers that it has been.
+func (r *Recorder) sees(inProgram func() bool) bool {
+	if !inProgram() {
+		return false
+	}
+	r.seen = true
+	return true
+}
+
+// Booted tells whether the guest has been seen in a program. It belongs to the machine's goroutine.
+func (r *Recorder) Booted() bool { return r.seen }
 
 // Stopped implements Door. The clock may be sampled anew behind a stop, since time has gone on.
 func (r *Recorder) Stopped(part []byte, last bool) {

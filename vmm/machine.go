@@ -67,11 +67,13 @@ type Machine struct {
 	pageWriter *wire.PageWriter
 	pageReader *wire.PageReader
 	dirty      []dirtyPages // by region; used while recording
-	digest     exitDigest
-	digested   bool // exits are digested, since a log is written or followed
-	halted     bool // the vCPU has executed HLT and no interrupt has come since
-	ended      Cause
-	logEnd     wire.Cause // why the log ends that the machine has followed
+	// forgotten is the guest time in ns at which dirty.stop was last emptied at an exit, forgetEvery how often that is done.
+	forgotten, forgetEvery int64
+	digest                 exitDigest
+	digested               bool // exits are digested, since a log is written or followed
+	halted                 bool // the vCPU has executed HLT and no interrupt has come since
+	ended                  Cause
+	logEnd                 wire.Cause // why the log ends that the machine has followed
 
 	// stopPosition and stopTime are where the machine stops by itself, if they are not 0.
 	stopPosition lockstep.Position

@@ -20,7 +20,7 @@ import (
 //	checkpoint-N    the machine as it was saved, number 0 at its start
 //	final.json      the machine's state at the end, to compare with (Final)
 const (
-	logName   = "log"
+	logName   = wire.LogName
 	finalName = "final.json"
 )
 
@@ -85,6 +85,12 @@ func (r *Recording) checkpointPath(number uint64) string {
 
 // keepRecord logs, at a position whose inputs are applied, what is logged from time to time.
 func (m *Machine) keepRecord() error {
+	if m.recorder == nil {
+		return nil
+	}
+	if err := m.forgetWritten(); err != nil {
+		return err
+	}
 	r := m.recording
 	if r == nil {
 		return nil

@@ -74,6 +74,47 @@ func (m *Machine) readDirtyLog(slot int) error {
 	return nil
 }
 
+// How often a recorded machine forgets, at an exit, which pages were written: a forced stop then needs those written
+// since. Forgetting costs as much as there are pages to be noticed again, so it is done more rarely where few are written,
+// and not while the kernel boots.
+const (
+	forgetLeastNS   = 500_000_000
+	forgetFirstNS   = 2_000_000_000
+	forgetMostNS    = 8_000_000_000
+	forgetBootedNS  = 20_000_000_000 // a guest has booted at this time, whatever it is seen at
+	forgetFewPages  = 512
+	forgetManyPages = 4096
+)
+
+// forgetWritten takes the present exit as what forced stops start from, when it is time for that.
+func (m *Machine) forgetWritten() error {
+	if m.forgetEvery == 0 {
+		m.forgetEvery = forgetFirstNS
+	}
+	now := m.time()
+	if now-m.forgotten < m.forgetEvery || now < forgetBootedNS && !m.recorder.Booted() {
+		return nil
+	}
+	m.forgotten = now
+	pages := 0
+	for slot := range m.memory.Regions() {
+		if err := m.readDirtyLog(slot); err != nil {
+			return err
+		}
+		for _, word := range m.dirty[slot].stop {
+			pages += bits.OnesCount64(word)
+		}
+		clear(m.dirty[slot].stop)
+	}
+	switch {
+	case pages > forgetManyPages:
+		m.forgetEvery = max(m.forgetEvery/2, forgetLeastNS)
+	case pages < forgetFewPages:
+		m.forgetEvery = min(m.forgetEvery*2, forgetMostNS)
+	}
+	return nil
+}
+
 // takeDirty returns the pages of a region that were written, by whomever, since the last call.
 func (m *Machine) takeDirty(slot int) ([]uint64, error) {
 	if err := m.readDirtyLog(slot); err != nil {

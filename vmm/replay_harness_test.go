@@ -1,0 +1,186 @@
+package vmm
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"tandem/kvm"
+	"tandem/lockstep"
+	"tandem/lockstep/wire"
+	"tandem/testdata/guests"
+)
+
+// recordedGuest is a guest that is being recorded or has been.
+type recordedGuest struct {
+	*guestRun
+	dir       string
+	recording *Recording
+	cause     Cause // how it ended
+}
+
+// recordGuest makes a machine with a guest in it that is recorded into a new folder, ready to run.
+func recordGuest(t testing.TB, image []byte, param uint64, options RecordOptions) *recordedGuest {
+	t.Helper()
+	g := loadGuest(t, image, param)
+	if err := g.pc.MMIO.Attach(guests.MMIODevice, kvm.PageBytes, &storage{}); err != nil {
+		t.Fatal(err)
+	}
+	r := &recordedGuest{guestRun: g, dir: filepath.Join(t.TempDir(), "recording")}
+	recording, err := g.RecordTo(r.dir, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.recording = recording
+	return r
+}
+
+// finish waits for the guest's end and ends the recording.
+func (r *recordedGuest) finish(t *testing.T) Cause {
+	t.Helper()
+	r.cause = r.wait(t)
+	if err := r.recording.Finish(r.cause, nil); err != nil {
+		t.Fatal(err)
+	}
+	return r.cause
+}
+
+// record runs the guest to its end.
+func (r *recordedGuest) record(t *testing.T) Cause {
+	t.Helper()
+	r.start()
+	return r.finish(t)
+}
+
+// replayedGuest is a machine that follows a recording.
+type replayedGuest struct {
+	*guestRun
+	playback *Playback
+}
+
+// openGuest makes a machine that follows a recording from a checkpoint on, ready to run.
+func openGuest(t testing.TB, dir string, checkpoint uint64) *replayedGuest {
+	t.Helper()
+	system, err := kvm.Open("/dev/kvm")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer system.Close()
+	g := &guestRun{console: newSink(), debug: newSink(), ended: make(chan guestEnd, 1)}
+	p, err := OpenRecording(system, dir, checkpoint, func(c *Config) { c.Console, c.Debug = g.console, g.debug })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	g.Machine = p.Machine
+	if err := g.pc.MMIO.Attach(guests.MMIODevice, kvm.PageBytes, &storage{}); err != nil {
+		t.Fatal(err)
+	}
+	return &replayedGuest{guestRun: g, playback: p}
+}
+
+// differences runs the machine to the log's end and names what differs from the recording there.
+func (g *replayedGuest) differences(t *testing.T) []string {
+	t.Helper()
+	if cause := g.run(t); cause != CauseLogEnd {
+		t.Fatalf("the replay ends with %v", cause)
+	}
+	differences, err := g.playback.Compare()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return differences
+}
+
+// mustEqual replays a recording and fails if anything at its end differs, or if it shows something else to the world.
+func mustEqual(t *testing.T, recorded *recordedGuest, checkpoint uint64) *replayedGuest {
+	t.Helper()
+	g := openGuest(t, recorded.dir, checkpoint)
+	if d := g.differences(t); len(d) > 0 {
+		t.Errorf("from checkpoint %d: the replay differs:\n%s", checkpoint, strings.Join(d, "\n"))
+	}
+	// From a checkpoint on, what was sent before it is not sent again.
+	for _, out := range []struct {
+		name         string
+		first, again string
+	}{{"console", recorded.console.String(), g.console.String()}, {"debug port", recorded.debug.String(), g.debug.String()}} {
+		if !strings.HasSuffix(out.first, out.again) || checkpoint == 0 && out.first != out.again {
+			t.Errorf("from checkpoint %d: %s %q, recorded %q", checkpoint, out.name, out.again, out.first)
+		}
+	}
+	if got, want := g.Logged(), endCauses[recorded.cause]; got != want {
+		t.Errorf("the log says that %v, not that %v", got, want)
+	}
+	return g
+}
+
+// runToError runs the machine and returns the error with which Run ends, nil if it does not.
+func (g *guestRun) runToError(t *testing.T) error {
+	t.Helper()
+	g.start()
+	select {
+	case end := <-g.ended:
+		return end.err
+	case <-time.After(guestDeadline):
+		g.Stop()
+		<-g.ended
+		t.Fatal("the machine did not end")
+	}
+	return nil
+}
+
+// diverges runs the machine, which must leave the log's way, and returns how.
+func (g *guestRun) diverges(t *testing.T) *lockstep.Divergence {
+	t.Helper()
+	err := g.runToError(t)
+	var d *lockstep.Divergence
+	if !errors.As(err, &d) {
+		t.Fatalf("no divergence but %v", err)
+	}
+	return d
+}
+
+// records returns all records of a recording's log, and how reading them ended.
+func records(t testing.TB, dir string) []wire.Record {
+	t.Helper()
+	file, err := os.Open(filepath.Join(dir, wire.LogName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	reader, err := wire.NewReader(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []wire.Record
+	for {
+		var r wire.Record
+		if err := reader.Next(&r); err != nil {
+			return all
+		}
+		r.Payload = append([]byte(nil), r.Payload...)
+		if r.Registers != nil {
+			registers := *r.Registers
+			r.Registers = &registers
+		}
+		all = append(all, r)
+	}
+}
+
+// count returns how many records are of a kind.
+func count(all []wire.Record, kind wire.Kind) int {
+	n := 0
+	for i := range all {
+		if all[i].Kind == kind {
+			n++
+		}
+	}
+	return n
+}
