@@ -6,9 +6,17 @@ import (
 	"strings"
 )
 
-// workingBytes is the least memory that a guest gets beyond what its image fills. With less a kernel dies before it has a
-// console to say why.
+// workingBytes is the least memory that Linux gets beyond what its image fills. With less it dies before it has a console to
+// say why. Other kernels have in their image all that they use.
 const workingBytes = 16 << 20
+
+// workingRoom returns how much memory a kernel needs beyond what its image fills.
+func workingRoom(k *Kernel) uint64 {
+	if k.IsLinux() {
+		return workingBytes
+	}
+	return 0
+}
 
 // Memory is a guest's RAM as Load sees it: zero everywhere, standing where Layout(Size()) says.
 type Memory interface {
@@ -117,8 +125,8 @@ func checkKernelFits(k *Kernel, regions []Region) error {
 	if len(regions) > 0 {
 		have = regions[0].Size
 	}
-	if need := k.End() + workingBytes; have < need {
-		return refuse(ErrMemoryTooLow, "%d MiB, but this kernel needs at least %s; give the guest more", have>>20, mebibytes(need))
+	if need := k.End() + workingRoom(k); have < need {
+		return refuse(ErrMemoryTooLow, "%d KiB, but this kernel needs at least %s; give the guest more", have>>10, mebibytes(need))
 	}
 	return nil
 }
@@ -150,7 +158,7 @@ func placeInitrd(k *Kernel, regions []Region, size uint64) (uint64, error) {
 		return 0, refuse(ErrInitrdTooBig, "%s, but this kernel takes it only between %#x and %#x; make it smaller",
 			mebibytes(size), bottom, limit)
 	}
-	if need := end + workingBytes; have < need {
+	if need := end + workingRoom(k); have < need {
 		return 0, refuse(ErrInitrdTooBig, "%s do not fit beside the kernel into %d MiB; give the guest at least %s",
 			mebibytes(size), have>>20, mebibytes(need))
 	}

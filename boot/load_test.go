@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"tandem/testdata/guests"
 )
 
 func tinyKernel(t testing.TB) *Kernel {
@@ -235,8 +237,8 @@ func TestLoadRefuses(t *testing.T) {
 		want   error
 		says   string
 	}{
-		{"no memory", 0, Options{}, nil, ErrMemoryTooLow, "0 MiB, but this kernel needs at least 33 MiB"},
-		{"memory too small", 32 * mib, Options{}, nil, ErrMemoryTooLow, "32 MiB, but this kernel needs at least 33 MiB"},
+		{"no memory", 0, Options{}, nil, ErrMemoryTooLow, "0 KiB, but this kernel needs at least 33 MiB"},
+		{"memory too small", 32 * mib, Options{}, nil, ErrMemoryTooLow, "32768 KiB, but this kernel needs at least 33 MiB"},
 		{"initrd beside kernel", 40 * mib, Options{Initrd: make([]byte, 8*mib)}, nil, ErrInitrdTooBig, "at least 41 MiB"},
 		{"initrd above the kernel's limit", 256 * mib, Options{Initrd: make([]byte, 8*mib)}, func(k *Kernel) {
 			put32(hdrInitrdAddrMax-hdrStart, 0x17fffff)(k.header)
@@ -268,6 +270,29 @@ func TestLoadRefuses(t *testing.T) {
 				t.Errorf("%d pages were written in spite of the error", len(mem.pages))
 			}
 		})
+	}
+}
+
+// A program that is not Linux has all that it uses in its image: it may fill its guest's memory.
+func TestLoadBareMetalInLittleMemory(t *testing.T) {
+	k, err := ReadKernel(guests.Image("halt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := pageUp(k.End())
+	if _, err := Load(newTestMemory(end), k, Options{}); err != nil {
+		t.Errorf("in %#x bytes: %v", end, err)
+	}
+	if _, err := Load(newTestMemory(end+pageBytes), k, Options{Initrd: make([]byte, pageBytes)}); err != nil {
+		t.Errorf("with a page of initrd: %v", err)
+	}
+	for _, memory := range []uint64{0, pageBytes, end - pageBytes} {
+		if _, err := Load(newTestMemory(memory), k, Options{}); !errors.Is(err, ErrMemoryTooLow) {
+			t.Errorf("in %#x bytes: %v, want %v", memory, err, ErrMemoryTooLow)
+		}
+	}
+	if _, err := Load(newTestMemory(end), k, Options{Initrd: []byte("x")}); !errors.Is(err, ErrInitrdTooBig) {
+		t.Errorf("with an initrd and no room for it: %v, want %v", err, ErrInitrdTooBig)
 	}
 }
 
