@@ -184,7 +184,7 @@ func (m *Machine) Close() error {
 	if m.live != nil {
 		m.live.Close()
 	}
-	errs = append(errs, m.virtio.close())
+	errs = append(errs, m.closeBackEnds())
 	if m.vcpu != nil {
 		errs = append(errs, m.vcpu.Close())
 	}

@@ -18,7 +18,8 @@ type Disk struct {
 	virtio.BlkConfig
 	// Name is what messages call the disk.
 	Name string
-	// Image is its content. A machine that replays a log does not look at it.
+	// Image is its content, which the machine closes. A machine that replays a log needs none; one that goes live without
+	// it answers the guest's requests with I/O errors.
 	Image blk.Image
 }
 
@@ -27,6 +28,8 @@ type NIC struct {
 	virtio.NetConfig
 	// Out takes the packets that the guest sends. What it receives comes by Machine.Offer.
 	Out devices.Sink
+	// OnOffloads, if not nil, is told what the guest's driver can take in a packet whenever that changes.
+	OnOffloads func(virtio.Offloads)
 }
 
 // virtioDevices are a machine's virtio devices and, while inputs come from the world, what does their work.
@@ -72,6 +75,9 @@ func (m *Machine) addVirtio() error {
 		nic, err := virtio.NewNet(m.memory, n.NetConfig, n.Out)
 		if err != nil {
 			return err
+		}
+		if n.OnOffloads != nil {
+			nic.OnOffloads(n.OnOffloads)
 		}
 		v.nics = append(v.nics, nic)
 		if err := attach(&nic.Core, fmt.Sprintf("net%d", i), nic); err != nil {
@@ -171,7 +177,11 @@ func (m *Machine) startBackEnds() {
 	for i := range v.disks {
 		d := m.config.Disks[i]
 		device := uint8(i)
-		v.backends[i].server = blk.NewServer(d.Name, d.Image, slog.Default(), func(payload []byte) {
+		image := d.Image
+		if image == nil {
+			image = blk.Absent(d.Sectors*virtio.SectorSize, d.ReadOnly)
+		}
+		v.backends[i].server = blk.NewServer(d.Name, image, slog.Default(), func(payload []byte) {
 			_ = m.Post(lockstep.Input{Kind: lockstep.KindDisk, Device: device, Payload: payload}) // the machine may have ended
 		})
 		for _, r := range v.disks[i].Pending() {
@@ -186,14 +196,20 @@ func (m *Machine) startBackEnds() {
 	}
 }
 
-// close ends the back ends; what was written is stable then.
-func (v *virtioDevices) close() error {
+// closeBackEnds ends the back ends; what was written is stable then. Images that no back end has got are closed too.
+func (m *Machine) closeBackEnds() error {
+	v := &m.virtio
 	v.entropy.close()
 	var errs []error
-	for _, b := range v.backends {
-		if b.server != nil {
-			errs = append(errs, b.server.Close())
+	for i, d := range m.config.Disks {
+		switch {
+		case i < len(v.backends) && v.backends[i].server != nil:
+			errs = append(errs, v.backends[i].server.Close())
+			v.backends[i].server = nil
+		case d.Image != nil:
+			errs = append(errs, d.Image.Close())
 		}
+		m.config.Disks[i].Image = nil
 	}
 	return errors.Join(errs...)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -40,6 +41,7 @@ type kernelFlags struct {
 	kernel, initrd, cmdline, memory, device string
 	bareCmdline                             bool
 	rewrite                                 bool // make the kernel one that can be recorded
+	devices                                 deviceFlags
 }
 
 func (f *kernelFlags) register(cmd *cobra.Command) {
@@ -50,6 +52,7 @@ func (f *kernelFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.bareCmdline, "bare-cmdline", false, "give the kernel --cmdline alone")
 	flags.StringVarP(&f.memory, "memory", "m", "256M", "guest RAM, with a unit (K, M, G)")
 	flags.StringVar(&f.device, "kvm", "/dev/kvm", "KVM `device`")
+	f.devices.register(cmd)
 	_ = cmd.MarkFlagRequired("kernel")
 }
 
@@ -80,6 +83,7 @@ type guest struct {
 	kernel  *boot.Kernel
 	options boot.Options
 	memory  uint64
+	devices *deviceSpec
 	// rewritten says that the kernel's reads of the time-stamp counter come to the machine.
 	rewritten bool
 }
@@ -89,11 +93,15 @@ func (f *kernelFlags) load() (*guest, error) {
 	if err != nil {
 		return nil, usage(err)
 	}
+	spec, err := f.devices.read()
+	if err != nil {
+		return nil, usage(err)
+	}
 	k, err := readKernel(f.kernel)
 	if err != nil {
 		return nil, usage(err)
 	}
-	g := &guest{kernel: k, memory: memory}
+	g := &guest{kernel: k, memory: memory, devices: spec}
 	if f.rewrite && k.IsLinux() {
 		if _, err := vmm.Rewrite(k); err != nil {
 			return nil, usage(fmt.Errorf("--kernel %s: %w", f.kernel, err))
@@ -107,7 +115,7 @@ func (f *kernelFlags) load() (*guest, error) {
 	}
 	g.options.Cmdline = f.cmdline
 	if !f.bareCmdline {
-		g.options.Cmdline = strings.TrimSpace(machineCmdline + " " + f.cmdline)
+		g.options.Cmdline = strings.TrimSpace(strings.TrimSpace(machineCmdline+" "+spec.cmdline()) + " " + f.cmdline)
 	}
 	g.options.RNGSeed = make([]byte, seedBytes)
 	_, err = rand.Read(g.options.RNGSeed)
@@ -232,16 +240,25 @@ func (s *session) run(f *kernelFlags) error {
 	return endStatus(cause)
 }
 
-func (s *session) runMachine(system *kvm.System, g *guest, c *console) (vmm.Cause, error) {
+// runMachine opens the host's side of the devices and runs the guest with them. Networks end after the machine, which
+// they post to.
+func (s *session) runMachine(system *kvm.System, g *guest, c *console) (cause vmm.Cause, err error) {
 	start := time.Now()
-	m, err := vmm.New(system, vmm.Config{
+	devices, err := g.devices.open(slog.Default())
+	if err != nil {
+		return 0, usage(err)
+	}
+	defer closing(&err, devices.closeNetworks)
+	config := vmm.Config{
 		MemoryBytes: g.memory, EpochNS: start.UnixNano(), Console: c.output, Debug: c.output, MeasureHandling: s.stats,
 		TrapTSC: g.rewritten,
-	})
+	}
+	devices.configure(&config, g.devices)
+	m, err := vmm.New(system, config)
 	if err != nil {
 		return 0, failure(err)
 	}
-	defer m.Close()
+	defer closing(&err, m.Close)
 	if err := m.Load(g.kernel, g.options); err != nil {
 		return 0, usage(err)
 	}
@@ -256,9 +273,10 @@ func (s *session) runMachine(system *kvm.System, g *guest, c *console) (vmm.Caus
 		}
 		finish = recording.Finish
 	}
+	devices.connect(m)
 	stopOnSignals(m)
 	c.connect(m)
-	cause, err := m.Run()
+	cause, err = m.Run()
 	if finishErr := finish(cause, err); err == nil {
 		err = finishErr
 	}
@@ -269,6 +287,13 @@ func (s *session) runMachine(system *kvm.System, g *guest, c *console) (vmm.Caus
 		printStats(os.Stderr, m, time.Since(start))
 	}
 	return cause, nil
+}
+
+// closing makes the failure to close something the failure of what it was closed after: what a guest wrote may be lost.
+func closing(err *error, close func() error) {
+	if closeErr := close(); *err == nil && closeErr != nil {
+		*err = failure(closeErr)
+	}
 }
 
 // stopOnSignals makes the usual signals stop the guest, so that the terminal is put right again.

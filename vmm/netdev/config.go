@@ -99,7 +99,7 @@ func (c *Config) set(key, value string, hasValue bool) (err error) {
 	case "forward":
 		var f usernet.Forward
 		if f, err = ParseForward(value); err == nil {
-			err = c.addForward(f)
+			err = c.AddForward(f)
 		}
 	case "loopback":
 		c.Loopback = true
@@ -197,7 +197,8 @@ func ParseForward(s string) (usernet.Forward, error) {
 	return usernet.Forward{Host: a, Guest: uint16(port)}, nil
 }
 
-func (c *Config) addForward(f usernet.Forward) error {
+// AddForward adds a port that leads to the guest.
+func (c *Config) AddForward(f usernet.Forward) error {
 	if len(c.Forwards) >= maxForwards {
 		return fmt.Errorf("more than %d forwards", maxForwards)
 	}
