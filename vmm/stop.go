@@ -81,7 +81,7 @@ const (
 	forgetLeastNS   = 500_000_000
 	forgetFirstNS   = 2_000_000_000
 	forgetMostNS    = 8_000_000_000
-	forgetBootedNS  = 20_000_000_000 // a guest has booted at this time, whatever it is seen at
+	forgetBootedNS  = 6_000_000_000 // a guest has booted at this time, whatever it is seen at
 	forgetFewPages  = 512
 	forgetManyPages = 4096
 )
