@@ -3,7 +3,6 @@ package lockstep
 import (
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"tandem/lockstep/wire"
@@ -37,8 +36,10 @@ const recentRecords = 8
 type Divergence struct {
 	Position Position
 	What     string
-	// Registers names each general register that differs, with the logged and the present value.
-	Registers []string
+	// Guest says what the guest was doing: the exit at Position, and where in its code that is. The machine fills it in.
+	Guest string
+	// Differ names each general register, device or page that differs, as far as the log tells.
+	Differ []string
 	// Recent lists the last records used, oldest first.
 	Recent []string
 }
@@ -46,7 +47,10 @@ type Divergence struct {
 func (d *Divergence) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "diverged from the log at exit %d: %s", d.Position, d.What)
-	for _, r := range d.Registers {
+	if d.Guest != "" {
+		fmt.Fprintf(&b, "\n  the guest: %s", d.Guest)
+	}
+	for _, r := range d.Differ {
 		fmt.Fprintf(&b, "\n  %s", r)
 	}
 	if len(d.Recent) > 0 {
@@ -138,7 +142,7 @@ func (r *Replayer) Exit(hash uint64, registers *wire.Registers) {
 	}
 	for i, logged := range rec.Registers {
 		if registers[i] != logged {
-			d.Registers = append(d.Registers, fmt.Sprintf("%s is %#x, was %#x", wire.RegisterNames[i], registers[i], logged))
+			d.Differ = append(d.Differ, fmt.Sprintf("%s is %#x, was %#x", wire.RegisterNames[i], registers[i], logged))
 		}
 	}
 }
@@ -186,14 +190,33 @@ func (r *Replayer) Next(w Waiting) (Input, bool) {
 	return in, true
 }
 
-// logEnded makes an end of a log that has none, at the position of its last record: what the guest was given after that
-// is not known.
+// ErrLogIncomplete says that a log ends before its machine did: it was cut off or is damaged. The replay stands at its
+// last good record, which is as far as it can be known.
+var ErrLogIncomplete = errors.New("the replay can't go on")
+
+// logEnded fails at the position of the last record of a log that has no end: what the guest was given after that is not
+// known.
 func (r *Replayer) logEnded() (Input, bool) {
-	if !errors.Is(r.ended, io.EOF) {
-		r.err = fmt.Errorf("the log is good up to exit %d: %w", r.position, r.ended)
-		return Input{}, false
+	if r.err == nil {
+		r.err = r.incomplete()
 	}
-	return Input{Kind: KindEnd}, true
+	return Input{}, false
+}
+
+func (r *Replayer) incomplete() error {
+	return fmt.Errorf("%w behind exit %d: %w", ErrLogIncomplete, r.position, r.ended)
+}
+
+// End tells why the log ends, for a guest that has ended by itself at the present position, where the log must end too.
+func (r *Replayer) End() (wire.Cause, error) {
+	switch rec := r.peek(); {
+	case rec == nil:
+		return 0, r.incomplete()
+	case rec.Kind != KindEnd || rec.Position != uint64(r.position):
+		return 0, r.diverge("the guest has ended, the log goes on with a %v at exit %d", rec.Kind, rec.Position)
+	default:
+		return rec.Cause, nil
+	}
 }
 
 // delta joins a delta's parts.
@@ -202,7 +225,7 @@ func (r *Replayer) delta() (Input, bool) {
 	for {
 		rec := r.peek()
 		if rec == nil || rec.Kind != KindDelta || rec.Position != uint64(r.position) {
-			if rec == nil && !errors.Is(r.ended, io.EOF) {
+			if rec == nil {
 				return r.logEnded()
 			}
 			r.diverge("the log has a delta without an end")

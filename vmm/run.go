@@ -19,7 +19,7 @@ func (m *Machine) Run() (Cause, error) {
 	m.ended = 0
 	for {
 		if err := m.takeInputs(); err != nil {
-			return 0, err
+			return 0, m.explain(err)
 		}
 		switch {
 		case m.ended != 0:

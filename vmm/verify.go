@@ -68,7 +68,7 @@ func (m *Machine) checkPages(first uint64, hashes []byte) error {
 		}
 	}
 	if len(differ) > 0 {
-		return &lockstep.Divergence{Position: m.position, What: "memory differs from the log", Registers: differ}
+		return &lockstep.Divergence{Position: m.position, What: "memory differs from the log", Differ: differ}
 	}
 	return nil
 }
