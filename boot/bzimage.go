@@ -46,22 +46,18 @@ const (
 	headerMinBytes = hdrSetupData
 )
 
+// ExtractELF returns the ELF file that a bzImage's payload unpacks to: what the kernel's build calls vmlinux, without
+// symbols.
+func ExtractELF(image []byte) ([]byte, error) {
+	unpacked, _, _, err := extract(image)
+	return unpacked, err
+}
+
 // readBzImage finds the payload by the setup header, unpacks it, and parses the ELF file in it.
 func readBzImage(image []byte) (*Kernel, error) {
-	header, err := parseSetupHeader(image)
+	unpacked, compression, header, err := extract(image)
 	if err != nil {
 		return nil, err
-	}
-	payload, err := findPayload(image, header)
-	if err != nil {
-		return nil, err
-	}
-	unpacked, compression, err := unpack(payload)
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.HasPrefix(unpacked, elfMagic) {
-		return nil, refuse(ErrNotKernel, "its %s payload does not hold an ELF file", compression)
 	}
 	k, err := parseELFBytes(unpacked)
 	if err != nil {
@@ -71,6 +67,24 @@ func readBzImage(image []byte) (*Kernel, error) {
 	k.Compression = compression
 	k.header = header
 	return k, nil
+}
+
+// extract returns a bzImage's unpacked payload, which starts like an ELF file, how it was packed, and the setup header.
+func extract(image []byte) (unpacked []byte, compression string, header []byte, err error) {
+	if header, err = parseSetupHeader(image); err != nil {
+		return nil, "", nil, err
+	}
+	payload, err := findPayload(image, header)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	if unpacked, compression, err = unpack(payload); err != nil {
+		return nil, "", nil, err
+	}
+	if !bytes.HasPrefix(unpacked, elfMagic) {
+		return nil, "", nil, refuse(ErrNotKernel, "its %s payload does not hold an ELF file", compression)
+	}
+	return unpacked, compression, header, nil
 }
 
 // parseSetupHeader checks the header and returns it as the bytes from hdrStart to hdrEnd, zero where the image's own header is

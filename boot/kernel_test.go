@@ -76,6 +76,24 @@ func TestReadBzImage(t *testing.T) {
 	}
 }
 
+func TestExtractELF(t *testing.T) {
+	got, err := ExtractELF(bzImageOf(readTestdata(t, "tiny.lz4")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := ReadKernel(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.Format != FormatELF {
+		t.Errorf("format %q", k.Format)
+	}
+	checkSameLoad(t, tinyKernel(t), k)
+	if _, err := ExtractELF(got); !errors.Is(err, ErrNotKernel) {
+		t.Errorf("from an ELF file: %v, want %v", err, ErrNotKernel)
+	}
+}
+
 func TestSectionAliasesSegment(t *testing.T) {
 	k, err := ReadKernel(bzImageOf(readTestdata(t, "tiny.gzip")))
 	if err != nil {
