@@ -31,17 +31,18 @@ type Live struct {
 	// The rest of the first group belongs to the machine's goroutine.
 	time    int64 // the guest clock's latest value in ns
 	sampled bool  // Now has been called at this position
-	armed   bool  // an alarm is set for alarmAt
+	armed   bool  // there is an alarm, at guest time alarmAt
 	alarmAt int64
 	alarm   *time.Timer
-	alarms  uint64 // how many alarms were set: the number of the present one
+	running bool   // alarm is running, since the guest is too
+	alarms  uint64 // how many alarms there were: the number of the present one
 
 	// rung is the number of the last alarm that went off. An alarm that was replaced while it went off is thus told
 	// from the present one.
 	rung atomic.Uint64
 
-	bell atomic.Bool   // something has happened since the last Next
-	wake chan struct{} // capacity 1: Wait is to look again
+	bell    atomic.Bool // something has happened since the last Next
+	sleeper *sleeper
 
 	queued atomic.Int32 // len(queue), to look without the lock
 
@@ -55,7 +56,7 @@ type Live struct {
 // NewLive returns a door whose guest clock stands at base ns now. notify is called, from any goroutine, whenever the
 // machine should come to the door: it makes a running guest exit.
 func NewLive(base int64, notify func()) *Live {
-	l := &Live{start: time.Now(), base: base, time: base, notify: notify, wake: make(chan struct{}, 1)}
+	l := &Live{start: time.Now(), base: base, time: base, notify: notify, sleeper: newSleeper()}
 	l.room = sync.NewCond(&l.mu)
 	return l
 }
@@ -104,9 +105,8 @@ func (l *Live) Wake() {
 	if l.bell.Swap(true) {
 		return // it has been told, and has not looked yet
 	}
-	select {
-	case l.wake <- struct{}{}:
-	default:
+	if l.sleeper.wake() {
+		return
 	}
 	l.notify()
 }
@@ -117,9 +117,8 @@ func (l *Live) Close() {
 	l.closed = true
 	l.room.Broadcast()
 	l.mu.Unlock()
-	if l.alarm != nil {
-		l.alarm.Stop()
-	}
+	l.halt()
+	l.sleeper.close()
 }
 
 // At implements Door.
@@ -202,32 +201,46 @@ func (l *Live) remove(i int) {
 }
 
 // Pending implements Door.
-func (l *Live) Pending() bool { return l.bell.Load() }
+func (l *Live) Pending() bool {
+	l.arm()
+	return l.bell.Load() || l.due()
+}
 
-// setAlarm makes due become true when the machine's earliest deadline has come on the host's clock. Setting an alarm
-// costs far more than comparing two integers, so it is set only when the deadline is another.
+// setAlarm takes note of the machine's earliest deadline. The alarm runs only while the guest does: see arm.
 func (l *Live) setAlarm(w Waiting) {
 	if l.armed == w.Armed && (!w.Armed || l.alarmAt == w.Deadline) {
 		return
 	}
 	l.armed, l.alarmAt = w.Armed, w.Deadline
 	l.alarms++
-	if l.alarm != nil {
-		l.alarm.Stop()
-	}
-	if !w.Armed {
+	l.halt()
+}
+
+// arm lets the alarm run, which makes due become true and calls the machine to the door when the deadline has come on
+// the host's clock.
+func (l *Live) arm() {
+	if !l.armed || l.running {
 		return
 	}
 	number := l.alarms
-	delay := w.Deadline - l.hostTime()
+	delay := l.alarmAt - l.hostTime()
 	if delay <= 0 {
 		l.ring(number)
 		return
 	}
+	l.running = true
 	l.alarm = time.AfterFunc(time.Duration(delay), func() {
 		l.ring(number)
 		l.Wake()
 	})
+}
+
+// halt stops the alarm if it runs.
+func (l *Live) halt() {
+	if l.running {
+		l.alarm.Stop()
+		l.running = false
+	}
 }
 
 // ring notes that an alarm has gone off, unless a later one has already.
@@ -249,7 +262,11 @@ func (l *Live) Wait(w Waiting) {
 	if l.due() {
 		return
 	}
-	<-l.wake
+	l.halt()
+	l.sleeper.sleep(time.Duration(l.alarmAt-l.hostTime()), l.armed, l.bell.Load)
+	if l.armed && l.hostTime() >= l.alarmAt {
+		l.ring(l.alarms)
+	}
 }
 
 // Exit implements Door: nobody follows a live machine.

@@ -22,6 +22,9 @@ type RecorderOptions struct {
 	// MinRun is how long the guest runs between two forced stops at the least. It runs longer where stops are dear, so that
 	// ticks never eat it: stopCostFactor times as long as the last stop took.
 	MinRun time.Duration
+	// KernelPatience, if not 0, is how long an input waits beyond that while the guest is in its kernel, booted or not;
+	// by default kernelPatience and bootPatience.
+	KernelPatience time.Duration
 	// DigestEvery is after how many exits a digest is logged.
 	DigestEvery uint64
 	// Kick makes the vCPU come out of the guest, or not enter it the next time. It may be called from any goroutine.
@@ -166,7 +169,7 @@ func (r *Recorder) Interrupted(inProgram func() bool) Interruption {
 	defer r.mu.Unlock()
 	force := r.force
 	r.force = false
-	if !force || !r.Pending() {
+	if !force || !r.bell.Load() {
 		return GoOn
 	}
 	now := time.Now()
@@ -180,7 +183,10 @@ func (r *Recorder) Interrupted(inProgram func() bool) Interruption {
 }
 
 func (r *Recorder) patienceWithKernel() time.Duration {
-	if r.seen {
+	switch {
+	case r.options.KernelPatience != 0:
+		return r.options.KernelPatience
+	case r.seen:
 		return kernelPatience
 	}
 	return bootPatience
@@ -251,7 +257,7 @@ func (r *Recorder) patience() time.Duration {
 func (r *Recorder) stopWaiting() {
 	r.mu.Lock()
 	r.deferring = false
-	if !r.Pending() { // the guest has come by itself
+	if !r.bell.Load() { // the guest has come by itself
 		r.mu.Unlock()
 		return
 	}
