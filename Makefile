@@ -29,7 +29,7 @@ test-unit: ## unit tests and small guests, in under a minute
 	@$(GO) tool gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -short ./...
 
 test-lab: ## tests that run Linux
-	@$(GO) tool gotestsum --format testname --format-hide-empty-pkg -- -p 1 -timeout $(LAB_TIMEOUT) -run '^TestLab' ./cmd/...
+	@$(GO) tool gotestsum --format testname --format-hide-empty-pkg -- -p 1 -timeout $(LAB_TIMEOUT) ./cmd/...
 
 lint: ## formatting, vet, and the rules of the source tree
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
@@ -40,7 +40,7 @@ FUZZTIME := 20s
 fuzz: ## run every fuzz target for FUZZTIME (20s)
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \
 	  for target in $$(grep -oE '^func Fuzz[A-Za-z0-9_]+' $$file | cut -c6-); do \
-	    echo "== $$file $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); done; done
+	    echo "== $$file $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$(dirname $$file); done; done
 
 bench: build ## measure: small guests on this machine, Linux in the lab
 	@$(GO) test -run '^$$' -bench . -benchtime 1x -short ./vmm/... ./devices/... ./lockstep/...
