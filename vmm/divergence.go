@@ -23,8 +23,16 @@ func (m *Machine) doing() string {
 	if m.position == 0 {
 		return "not begun"
 	}
-	return fmt.Sprintf("RIP %#x, %s", m.vcpu.Synced().RIP, exitText(&m.exit))
+	text := fmt.Sprintf("RIP %#x, %s", m.vcpu.Synced().RIP, exitText(&m.exit))
+	if m.pc.PIC.Pending() {
+		text += interruptWaits
+	}
+	return text
 }
+
+// interruptWaits is said of a guest that has an interrupt coming as soon as it can take one: when that is the host decides,
+// if it interprets guest code.
+const interruptWaits = ", an interrupt waits"
 
 // exitText describes an exit.
 func exitText(e *kvm.Exit) string {
