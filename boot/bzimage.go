@@ -109,7 +109,7 @@ func parseSetupHeader(image []byte) ([]byte, error) {
 	}
 	end := min(hdrMagic+int(image[hdrJump+1]), hdrEnd, len(image))
 	if end < headerMinBytes {
-		return nil, refuse(ErrCorrupt, "its setup header ends at %#x, before payload_length", end)
+		return nil, refuse(ErrCorrupt, "its setup header ends at %#x, before payload_length; fetch or build it again", end)
 	}
 	header := make([]byte, hdrEnd-hdrStart)
 	copy(header, image[hdrStart:end])
@@ -130,7 +130,7 @@ func findPayload(image, header []byte) ([]byte, error) {
 	offset := uint64(binary.LittleEndian.Uint32(header[hdrPayloadOffset-hdrStart:]))
 	length := uint64(binary.LittleEndian.Uint32(header[hdrPayloadLength-hdrStart:]))
 	if length == 0 {
-		return nil, refuse(ErrCorrupt, "its setup header names an empty payload")
+		return nil, refuse(ErrCorrupt, "its setup header names an empty payload; fetch or build it again")
 	}
 	start := (1+sectors)*sectorBytes + offset
 	if end := start + length; end > uint64(len(image)) {

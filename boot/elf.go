@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"debug/elf"
+	"errors"
 	"io"
 	"slices"
 )
@@ -78,8 +79,11 @@ func openELF(r io.ReaderAt, size uint64) (*elf.File, error) {
 		return nil, refuse(ErrNot64Bit, "an ELF file for %v; give an x86-64 kernel", machine)
 	}
 	file, err := elf.NewFile(r)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, refuse(ErrTruncated, "its headers end behind the file's %d bytes; fetch or build it again", size)
+	}
 	if err != nil {
-		return nil, refuse(ErrCorrupt, "%v", err)
+		return nil, refuse(ErrCorrupt, "%v; fetch or build it again", err)
 	}
 	if file.Type != elf.ET_EXEC && file.Type != elf.ET_DYN {
 		return nil, refuse(ErrNotKernel, "an ELF file of type %v; give a linked vmlinux", file.Type)
@@ -96,17 +100,17 @@ func loadHeaders(file *elf.File, size uint64) ([]elf.ProgHeader, error) {
 			continue
 		}
 		if len(loads) == maxSegments {
-			return nil, refuse(ErrCorrupt, "more than %d loadable segments", maxSegments)
+			return nil, refuse(ErrCorrupt, "more than %d loadable segments; fetch or build it again", maxSegments)
 		}
 		if p.Filesz > p.Memsz || p.Paddr+p.Memsz < p.Paddr || p.Vaddr+p.Memsz < p.Vaddr {
-			return nil, refuse(ErrCorrupt, "segment at %#x has impossible sizes (%#x in the file, %#x in memory)", p.Paddr, p.Filesz, p.Memsz)
+			return nil, refuse(ErrCorrupt, "segment at %#x has impossible sizes (%#x in the file, %#x in memory); fetch or build it again", p.Paddr, p.Filesz, p.Memsz)
 		}
 		if p.Off > size || p.Filesz > size-p.Off {
 			return nil, refuse(ErrTruncated, "segment at %#x ends behind the file's %d bytes; fetch or build it again", p.Paddr, size)
 		}
 		// No linker maps the same bytes of the file twice: so what is read stays within the file's own size.
 		if total += p.Filesz; total > size {
-			return nil, refuse(ErrCorrupt, "its segments claim more bytes than the file's %d", size)
+			return nil, refuse(ErrCorrupt, "its segments claim more bytes than the file's %d; fetch or build it again", size)
 		}
 		if total > maxUnpackedBytes {
 			return nil, refuse(ErrTooBig, "more than %s to load", mebibytes(maxUnpackedBytes))
@@ -119,7 +123,7 @@ func loadHeaders(file *elf.File, size uint64) ([]elf.ProgHeader, error) {
 	slices.SortFunc(loads, func(a, b elf.ProgHeader) int { return cmp.Compare(a.Paddr, b.Paddr) })
 	for i := 1; i < len(loads); i++ {
 		if end := loads[i-1].Paddr + loads[i-1].Memsz; end > loads[i].Paddr {
-			return nil, refuse(ErrCorrupt, "segments overlap at physical address %#x", loads[i].Paddr)
+			return nil, refuse(ErrCorrupt, "segments overlap at physical address %#x; fetch or build it again", loads[i].Paddr)
 		}
 	}
 	return loads, nil
@@ -137,7 +141,7 @@ func entryPoint(entry uint64, segments []Segment) (uint64, error) {
 			return s.Phys + (entry - s.Virt), nil
 		}
 	}
-	return 0, refuse(ErrCorrupt, "entry point %#x lies in no segment", entry)
+	return 0, refuse(ErrCorrupt, "entry point %#x lies in no segment; fetch or build it again", entry)
 }
 
 // loadedSections returns the allocated sections that lie inside a segment.

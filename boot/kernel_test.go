@@ -157,7 +157,7 @@ func TestReadKernelRefuses(t *testing.T) {
 			put64(phdr+8, 0), put64(phdr+32, 0x2000), put64(phdr+40, 0x2000), put64(phdr+24, 0x2000000),
 			put64(phdr+56+8, 0), put64(phdr+56+32, 0x2000), put64(phdr+56+40, 0x2000)), ErrCorrupt, "claim more bytes"},
 		{"entry nowhere", edited(elf, put64(24, 0x5000)), ErrCorrupt, "entry point"},
-		{"section headers beyond the file", edited(elf, put64(40, 1<<40)), ErrCorrupt, ""},
+		{"section headers beyond the file", edited(elf, put64(40, 1<<40)), ErrTruncated, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -68,7 +68,7 @@ func unpack(payload []byte) ([]byte, string, error) {
 
 func (p packing) unpack(payload []byte) ([]byte, error) {
 	if len(payload) < sizeTrailerBytes {
-		return nil, refuse(ErrCorrupt, "a payload of %d bytes", len(payload))
+		return nil, refuse(ErrCorrupt, "a payload of %d bytes; fetch or build it again", len(payload))
 	}
 	body := payload[:len(payload)-sizeTrailerBytes]
 	size := binary.LittleEndian.Uint32(payload[len(body):])
