@@ -48,14 +48,24 @@ type Recording struct {
 	saved       int64 // guest time in ns of the last checkpoint
 }
 
-// RecordTo makes the machine, which is loaded and has no door yet, one that is recorded into a new folder.
+// RecordTo makes the machine, which is loaded and has no door yet, one that is recorded into a new folder. If it fails
+// there is no folder; one that is there already is an error that wraps os.ErrExist.
 func (m *Machine) RecordTo(dir string, options RecordOptions) (*Recording, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		if errors.Is(err, os.ErrExist) {
-			return nil, fmt.Errorf("%s exists: name a new folder for the recording", dir)
+			return nil, fmt.Errorf("a recording needs a new folder, name another: %w", err)
 		}
-		return nil, err
+		return nil, fmt.Errorf("make the folder for the recording: %w", err)
 	}
+	r, err := m.startRecording(dir, options)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return r, nil
+}
+
+// startRecording fills an empty folder with the machine as it is, and opens the log.
+func (m *Machine) startRecording(dir string, options RecordOptions) (*Recording, error) {
 	header, err := m.header()
 	if err != nil {
 		return nil, err

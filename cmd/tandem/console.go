@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 
 	"github.com/pkg/term"
@@ -24,6 +25,8 @@ type console struct {
 	escape   byte       // 0 if input is not a terminal
 	terminal *term.Term // nil, or a terminal that is to be restored
 	file     *os.File   // nil, or a file that is to be closed
+
+	lost chan struct{} // closed when what is written reaches nobody any more; nil if that does not matter
 }
 
 // openConsole opens what --console names. A terminal is put into raw mode.
@@ -35,7 +38,7 @@ func openConsole(name, escape string) (*console, error) {
 	case isFile:
 		file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 		if err != nil {
-			return nil, fmt.Errorf("--console: %w", err)
+			return nil, fileError("--console", path, err)
 		}
 		return &console{output: vmm.NewConsoleWriter(file), file: file}, nil
 	case name == "stdio":
@@ -49,7 +52,9 @@ func openStdio(escape string) (*console, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &console{output: vmm.NewConsoleWriter(os.Stdout), input: os.Stdin}
+	signal.Ignore(unix.SIGPIPE) // it would end this program with the terminal in raw mode
+	out := &lossyWriter{w: os.Stdout, lost: make(chan struct{})}
+	c := &console{output: vmm.NewConsoleWriter(out), input: os.Stdin, lost: out.lost}
 	if !isTerminal(os.Stdin) {
 		return c, nil
 	}
@@ -60,6 +65,22 @@ func openStdio(escape string) (*console, error) {
 	c.terminal, c.escape = t, key
 	fmt.Fprintf(os.Stderr, "tandem: press %s x to leave\r\n", escape)
 	return c, nil
+}
+
+// lossyWriter tells of the first write that fails.
+type lossyWriter struct {
+	w    io.Writer
+	lost chan struct{}
+	err  error
+}
+
+func (l *lossyWriter) Write(p []byte) (int, error) {
+	n, err := l.w.Write(p)
+	if err != nil && l.err == nil {
+		l.err = err
+		close(l.lost)
+	}
+	return n, err
 }
 
 func isTerminal(f *os.File) bool {
@@ -78,17 +99,32 @@ func parseEscape(s string) (byte, error) {
 // close writes what is left and gives the terminal back as it was.
 func (c *console) close() error {
 	err := c.output.Close()
-	if c.terminal != nil {
-		err = errors.Join(err, c.terminal.Restore(), c.terminal.Close())
+	if err != nil {
+		err = fmt.Errorf("write the guest's console: %w", err)
 	}
+	c.restore()
 	if c.file != nil {
 		err = errors.Join(err, c.file.Close())
 	}
 	return err
 }
 
-// connect passes what is typed to the machine, until the machine or the input ends.
+// restore gives the terminal back. It may be called more than once, from any goroutine.
+func (c *console) restore() {
+	if c.terminal != nil {
+		_ = c.terminal.Restore() // of a terminal that is gone there is nothing to be restored
+	}
+}
+
+// connect passes what is typed to the machine, until the machine or the input ends. A machine whose user is gone, as
+// behind a pipe that was closed, is stopped.
 func (c *console) connect(m *vmm.Machine) {
+	if c.lost != nil {
+		go func() {
+			<-c.lost
+			m.Stop()
+		}()
+	}
 	if c.input == nil {
 		return
 	}

@@ -16,13 +16,13 @@ func main() { runtime.GOMAXPROCS(runtime.NumCPU() + 1); os.Exit(execute(os.Args[
 func execute(args []string) int {
 	root := newRootCommand()
 	root.SetArgs(args)
-	err := root.Execute()
+	cmd, err := root.ExecuteC()
 	if err == nil {
 		return statusOK
 	}
 	var s *statusError
 	if !errors.As(err, &s) {
-		s = &statusError{status: statusUsage, err: err}
+		s = &statusError{status: statusUsage, err: fmt.Errorf("%w: %s --help tells more", err, cmd.CommandPath())}
 	}
 	if s.err != nil {
 		fmt.Fprintf(os.Stderr, "tandem: %v\n", s.err)
@@ -43,5 +43,17 @@ Exit status of a command that runs a guest:
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newRunCommand(), newRecordCommand(), newReplayCommand(), newLogCommand(), newDoctorCommand(), newImageCommand(), newVersionCommand())
+	for _, c := range root.Commands() {
+		refuseUnknown(c)
+	}
 	return root
+}
+
+// refuseUnknown makes a command that only groups others refuse a name that is none of theirs. By itself it would show its
+// help as if all were well.
+func refuseUnknown(c *cobra.Command) {
+	if c.HasSubCommands() && !c.Runnable() {
+		c.Args = cobra.NoArgs
+		c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 }

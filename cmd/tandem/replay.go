@@ -80,7 +80,7 @@ func (f *replayFlags) play(system *kvm.System, dir string, c *console) error {
 	defer p.Close()
 	m := p.Machine
 	m.StopAt(lockstep.Position(f.untilExit), int64(f.untilTime))
-	stopOnSignals(m)
+	stopOnSignals(m, c)
 	cause, err := m.Run()
 	if f.stats {
 		printStats(os.Stderr, m, time.Since(start))

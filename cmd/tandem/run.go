@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -173,7 +174,7 @@ func fileError(flag, path string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s %s does not exist: check the path", flag, path)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s %s may not be read by this user: check its permissions", flag, path)
+		return fmt.Errorf("%s %s may not be opened by this user: check its permissions", flag, path)
 	}
 	return fmt.Errorf("%s: %w", flag, err)
 }
@@ -199,6 +200,7 @@ func readFile(flag, path string, limit int64) ([]byte, error) {
 type session struct {
 	console, escape string
 	stats           bool
+	statsJSON       string // the file to write them to, or ""
 	record          string // the folder to record into, or ""
 	recording       vmm.RecordOptions
 }
@@ -207,6 +209,7 @@ func (s *session) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.console, "console", "stdio", "where the serial port goes: stdio, none, or file:`PATH` (output only)")
 	cmd.Flags().StringVar(&s.escape, "escape", "^A", "key that starts a command at a terminal console: followed by x it leaves, by itself it is sent")
 	cmd.Flags().BoolVar(&s.stats, "stats", false, "print exits by kind and times when the guest has ended")
+	cmd.Flags().StringVar(&s.statsJSON, "stats-json", "", "write exits by kind and times to this `file` when the guest has ended")
 }
 
 // run runs a guest to its end.
@@ -229,15 +232,18 @@ func (s *session) run(f *kernelFlags) error {
 	if err != nil {
 		return usage(err)
 	}
-	cause, err := s.runMachine(system, g, console)
-	if closeErr := console.close(); err == nil && closeErr != nil {
-		err = failure(closeErr)
-	}
+	cause, err := s.runWithConsole(system, g, console)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "tandem: %v\n", cause)
 	return endStatus(cause)
+}
+
+// runWithConsole closes the console whatever happens, also if this program fails: its user's terminal is in raw mode.
+func (s *session) runWithConsole(system *kvm.System, g *guest, c *console) (cause vmm.Cause, err error) {
+	defer closing(&err, c.close)
+	return s.runMachine(system, g, c)
 }
 
 // runMachine opens the host's side of the devices and runs the guest with them. Networks end after the machine, which
@@ -250,7 +256,7 @@ func (s *session) runMachine(system *kvm.System, g *guest, c *console) (cause vm
 	}
 	defer closing(&err, devices.closeNetworks)
 	config := vmm.Config{
-		MemoryBytes: g.memory, EpochNS: start.UnixNano(), Console: c.output, Debug: c.output, MeasureHandling: s.stats,
+		MemoryBytes: g.memory, EpochNS: start.UnixNano(), Console: c.output, Debug: c.output, MeasureHandling: s.stats || s.statsJSON != "",
 		TrapTSC: g.rewritten,
 	}
 	devices.configure(&config, g.devices)
@@ -263,18 +269,22 @@ func (s *session) runMachine(system *kvm.System, g *guest, c *console) (cause vm
 		return 0, usage(err)
 	}
 	g.kernel, g.options.Initrd = nil, nil // the guest has them now
+	debug.FreeOSMemory()                  // the unpacked kernel is several times what this program needs from here on
 	finish := func(vmm.Cause, error) error { return nil }
 	if s.record == "" {
 		m.GoLive()
 	} else {
 		recording, err := m.RecordTo(s.record, s.recording)
+		if errors.Is(err, fs.ErrExist) {
+			return 0, usage(fmt.Errorf("--output: %w", err))
+		}
 		if err != nil {
 			return 0, failure(err)
 		}
 		finish = recording.Finish
 	}
 	devices.connect(m)
-	stopOnSignals(m)
+	stopOnSignals(m, c)
 	c.connect(m)
 	cause, err = m.Run()
 	if finishErr := finish(cause, err); err == nil {
@@ -286,6 +296,11 @@ func (s *session) runMachine(system *kvm.System, g *guest, c *console) (cause vm
 	if s.stats {
 		printStats(os.Stderr, m, time.Since(start))
 	}
+	if s.statsJSON != "" {
+		if err := writeStats(s.statsJSON, m, cause, time.Since(start)); err != nil {
+			return 0, failure(err)
+		}
+	}
 	return cause, nil
 }
 
@@ -296,12 +311,16 @@ func closing(err *error, close func() error) {
 	}
 }
 
-// stopOnSignals makes the usual signals stop the guest, so that the terminal is put right again.
-func stopOnSignals(m *vmm.Machine) {
+// stopOnSignals makes the usual signals stop the guest, so that the terminal is put right again. A second one ends the
+// program at once: the first has no effect while the guest waits for somebody to read its console.
+func stopOnSignals(m *vmm.Machine, c *console) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	go func() {
 		<-signals
 		m.Stop()
+		<-signals
+		c.restore()
+		os.Exit(statusStopped)
 	}()
 }
