@@ -28,9 +28,7 @@ type recordedGuest struct {
 func recordGuest(t testing.TB, image []byte, param uint64, options RecordOptions) *recordedGuest {
 	t.Helper()
 	g := loadGuest(t, image, param)
-	if err := g.pc.MMIO.Attach(guests.MMIODevice, kvm.PageBytes, &storage{}); err != nil {
-		t.Fatal(err)
-	}
+	attach(t, g.Machine)
 	r := &recordedGuest{guestRun: g, dir: filepath.Join(t.TempDir(), "recording")}
 	recording, err := g.RecordTo(r.dir, options)
 	if err != nil {
@@ -38,6 +36,14 @@ func recordGuest(t testing.TB, image []byte, param uint64, options RecordOptions
 	}
 	r.recording = recording
 	return r
+}
+
+// attach gives a machine the device that the guest "mmio" wants. It has no state that is saved.
+func attach(t testing.TB, m *Machine) {
+	t.Helper()
+	if err := m.pc.MMIO.Attach(guests.MMIODevice, kvm.PageBytes, &storage{}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // finish waits for the guest's end and ends the recording.
@@ -92,9 +98,7 @@ func openGuest(t testing.TB, dir string, checkpoint uint64) *replayedGuest {
 		}
 	})
 	g.Machine = p.Machine
-	if err := g.pc.MMIO.Attach(guests.MMIODevice, kvm.PageBytes, &storage{}); err != nil {
-		t.Fatal(err)
-	}
+	attach(t, g.Machine)
 	return &replayedGuest{guestRun: g, playback: p}
 }
 
