@@ -28,13 +28,14 @@ const (
 	KindPower   = wire.KindPower
 )
 
-// What a replaying door gives beside: the machine's state at a forced stop, the hashes of pages to compare, the mark of
+// What a replaying door gives beside: the machine's state at a forced stop, the hashes of pages and devices to compare, the mark of
 // a checkpoint, and the end of the log.
 const (
 	KindDelta      = wire.KindDelta
 	KindMemory     = wire.KindMemory
 	KindCheckpoint = wire.KindCheckpoint
 	KindEnd        = wire.KindEnd
+	KindDevices    = wire.KindDevices
 )
 
 // Input is one thing that enters the machine from outside.

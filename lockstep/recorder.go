@@ -228,6 +228,11 @@ func (r *Recorder) Memory(first uint64, hashes []byte) {
 	r.append(KindMemory, func(w *wire.Record) { w.Number, w.Payload = first, hashes })
 }
 
+// Devices logs the hashes of the devices' states, as wire.AppendPageHash makes them.
+func (r *Recorder) Devices(hashes []byte) {
+	r.append(KindDevices, func(w *wire.Record) { w.Payload = hashes })
+}
+
 // End logs the machine's end.
 func (r *Recorder) End(cause wire.Cause, message string) {
 	r.append(KindEnd, func(w *wire.Record) { w.Cause, w.Time, w.Payload = cause, r.time, []byte(message) })

@@ -48,6 +48,8 @@ func (m *Machine) apply(in lockstep.Input) error {
 		return m.applyDelta(in.Payload)
 	case lockstep.KindMemory:
 		return m.checkPages(in.Number, in.Payload)
+	case lockstep.KindDevices:
+		return m.checkDevices(in.Payload)
 	case lockstep.KindCheckpoint:
 		m.pageReader = nil // saving emptied the shadow
 		return nil

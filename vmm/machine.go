@@ -57,6 +57,10 @@ type Machine struct {
 	recorder *lockstep.Recorder
 	// recording is the folder that the machine is recorded into, nil if it is not.
 	recording *Recording
+	// mirror is the peer that output waits for, nil if there is none. following says that this machine is a peer's copy,
+	// which must not be heard.
+	mirror    *Mirror
+	following bool
 
 	position lockstep.Position
 	exit     kvm.Exit
@@ -67,6 +71,9 @@ type Machine struct {
 	pageWriter *wire.PageWriter
 	pageReader *wire.PageReader
 	dirty      []dirtyPages // by region; used while recording
+	// devicesLogged is where hashes of the devices' states were last logged, devicesEvery after how many exits they are.
+	devicesLogged lockstep.Position
+	devicesEvery  uint64
 	// forgotten is the guest time in ns at which dirty.stop was last emptied at an exit, forgetEvery how often that is done.
 	forgotten, forgetEvery int64
 	digest                 exitDigest
@@ -97,7 +104,7 @@ func New(system *kvm.System, config Config) (*Machine, error) {
 	}
 	pc, err := devices.NewPC(devices.PCConfig{
 		Clock: clockOfDoor{m}, EpochNS: config.EpochNS, MemoryBytes: config.MemoryBytes,
-		Console: config.Console, Debug: config.Debug,
+		Console: m.gated(config.Console), Debug: m.gated(config.Debug),
 		Reset: func() { m.ended = CauseReset },
 	})
 	if err != nil {
@@ -247,7 +254,7 @@ func (m *Machine) Position() lockstep.Position { return m.position }
 // stands, now.
 func (m *Machine) GoLive() {
 	m.live = lockstep.NewLive(m.time(), m.kick)
-	m.door, m.recorder, m.digested = m.live, nil, false
+	m.door, m.recorder, m.digested, m.following = m.live, nil, false, false
 	m.stopPosition, m.stopTime = 0, 0
 	m.stop.Store(false)
 	m.startBackEnds()
@@ -259,6 +266,7 @@ func (m *Machine) Record(log lockstep.Log, options lockstep.RecorderOptions) err
 	m.recorder = lockstep.NewRecorder(m.time(), m.position, log, options)
 	m.live = m.recorder.Live
 	m.door, m.digested = m.recorder, true
+	m.devicesLogged, m.devicesEvery = m.position, DefaultDevicesEvery
 	m.pageWriter = nil
 	m.startBackEnds()
 	return m.vm.SetMemory(m.memory, true)

@@ -25,9 +25,14 @@ const finalName = "final.json"
 // ringBytes is how much of a log may wait to be written before the guest has to wait.
 const ringBytes = 16 << 20
 
+// DefaultDevicesEvery is after how many exits the hashes of all devices' states are logged.
+const DefaultDevicesEvery = 1024
+
 // RecordOptions says how a machine is recorded.
 type RecordOptions struct {
 	lockstep.RecorderOptions
+	// DevicesEvery logs the hashes of all devices' states every so many exits; 0 takes DefaultDevicesEvery.
+	DevicesEvery uint64
 	// VerifyEvery logs the hashes of all pages written since the last time, every so many exits; 0 never.
 	VerifyEvery uint64
 	// CheckpointEvery saves the machine every so much guest time; 0 never.
@@ -82,6 +87,9 @@ func (m *Machine) startRecording(dir string, options RecordOptions) (*Recording,
 	if err := m.Record(r.ring, options.RecorderOptions); err != nil {
 		return nil, errors.Join(err, r.file.Close())
 	}
+	if options.DevicesEvery > 0 {
+		m.devicesEvery = options.DevicesEvery
+	}
 	m.recording = r
 	go func() { r.written <- r.file.Run(context.Background()) }()
 	return r, nil
@@ -98,6 +106,12 @@ func (m *Machine) keepRecord() error {
 	}
 	if err := m.forgetWritten(); err != nil {
 		return err
+	}
+	if uint64(m.position-m.devicesLogged) >= m.devicesEvery {
+		m.devicesLogged = m.position
+		if err := m.logDevices(); err != nil {
+			return err
+		}
 	}
 	r := m.recording
 	if r == nil {

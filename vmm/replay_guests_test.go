@@ -12,12 +12,12 @@ import (
 )
 
 // everyExit makes a recording that is compared at each exit: registers and digest, and all memory that changed.
-var everyExit = RecordOptions{RecorderOptions: lockstep.RecorderOptions{DigestEvery: 1}, VerifyEvery: 1}
+var everyExit = RecordOptions{RecorderOptions: lockstep.RecorderOptions{DigestEvery: 1}, VerifyEvery: 1, DevicesEvery: 1}
 
 // forced makes inputs wait for hardly any time, so that the guest is stopped wherever it is.
 var forced = RecordOptions{RecorderOptions: lockstep.RecorderOptions{
 	MaxDefer: 100 * time.Microsecond, MinRun: 100 * time.Microsecond, KernelPatience: time.Nanosecond, DigestEvery: 1,
-}, VerifyEvery: 1}
+}, VerifyEvery: 1, DevicesEvery: 1}
 
 // TestReplayGuests records every small guest that ends by itself and replays it bit for bit, twice.
 func TestReplayGuests(t *testing.T) {

@@ -73,6 +73,55 @@ func (m *Machine) checkPages(first uint64, hashes []byte) error {
 	return nil
 }
 
+// logDevices logs a hash of each device's state.
+func (m *Machine) logDevices() error {
+	hashes, err := m.deviceHashes()
+	if err != nil {
+		return err
+	}
+	m.recorder.Devices(hashes)
+	return m.recorder.Err()
+}
+
+func (m *Machine) deviceHashes() ([]byte, error) {
+	var hashes []byte
+	for _, part := range m.parts() {
+		state, err := part.SaveState()
+		if err != nil {
+			return nil, fmt.Errorf("save the state of %s: %w", part.Name, err)
+		}
+		hashes = wire.AppendPageHash(hashes, xxhash.Sum64(state))
+	}
+	return hashes, nil
+}
+
+// checkDevices compares the devices' states with their logged hashes.
+func (m *Machine) checkDevices(logged []byte) error {
+	hashes, err := m.deviceHashes()
+	if err != nil {
+		return err
+	}
+	if len(hashes) != len(logged) {
+		return fmt.Errorf("the log has hashes of %d devices, the machine %d devices: the log is another machine's", len(logged)/8, len(hashes)/8)
+	}
+	now, then := wire.Record{Payload: hashes}, wire.Record{Payload: logged}
+	var differ []string
+	for i, part := range m.parts() {
+		if now.PageHash(i) == then.PageHash(i) {
+			continue
+		}
+		state, err := part.SaveState()
+		if err != nil {
+			return err
+		}
+		differ = append(differ, fmt.Sprintf("device %s, which is now %s", part.Name, state))
+	}
+	if len(differ) > 0 {
+		return &lockstep.Divergence{Position: m.position, What: "a device's state differs from the log's hash", Differ: differ}
+	}
+	return nil
+}
+
 // Final is what is compared of two machines at the end: everything.
 type Final struct {
 	State savedState `json:"state"`

@@ -250,6 +250,8 @@ func jsonRecord(r *wire.Record, payload bool) logRecord {
 		j.Last, j.Length = &r.Last, &length
 	case wire.KindMemory:
 		j.Number, j.Length = &r.Number, &length
+	case wire.KindDevices:
+		j.Length = &length
 	case wire.KindCheckpoint:
 		j.TimeNS, j.Number = &r.Time, &r.Number
 	case wire.KindOutput:

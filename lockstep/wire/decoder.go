@@ -81,6 +81,11 @@ func (d *Decoder) rest(c *cursor, r *Record) {
 		if len(r.Payload)%hashBytes != 0 || r.Number > math.MaxUint64-MaxMemoryPages {
 			c.fail("a memory record of %d bytes from page %#x", len(r.Payload), r.Number)
 		}
+	case KindDevices:
+		r.Payload = c.bytes(maxPayload[KindDevices])
+		if len(r.Payload)%hashBytes != 0 {
+			c.fail("a hash is cut off")
+		}
 	case KindCheckpoint:
 		d.time(c, r)
 		r.Number = c.uvarint()

@@ -70,8 +70,9 @@
 //	KindCheckpoint 11      time, uvarint number
 //	KindOutput     12      u8 device, u8 kind, uvarint length, u64 hash
 //	KindEnd        13      u8 cause, time, bytes: a message in UTF-8
+//	KindDevices    14      bytes: a u64 hash for each of the devices
 //
-// 0 is never a kind, so that zeros are no record; 14 is free; 15 is kept for an escape to more kinds. Why each kind
+// 0 is never a kind, so that zeros are no record; 15 is kept for an escape to more kinds. Why each kind
 // exists stands beside its constant.
 //
 // Flags of KindDigest: 1 there are registers, 2 they are whole. Registers are a uvarint mask, bit i for register i of

@@ -46,6 +46,8 @@ func (e *Encoder) Append(dst []byte, r *Record) []byte {
 	case KindMemory:
 		dst = binary.AppendUvarint(dst, r.Number)
 		dst = appendBytes(dst, r.Payload)
+	case KindDevices:
+		dst = appendBytes(dst, r.Payload)
 	case KindCheckpoint:
 		dst = e.appendTime(dst, r)
 		dst = binary.AppendUvarint(dst, r.Number)

@@ -45,10 +45,13 @@ const (
 	KindOutput Kind = 12
 	// KindEnd is the last record and says why. It exists to tell a log that is complete from one that was cut off.
 	KindEnd Kind = 13
+	// KindDevices is hashes of the devices' states. It exists to find a device that differs before the guest asks it
+	// something, and to name it.
+	KindDevices Kind = 14
 )
 
 // maxKind is the largest kind that exists.
-const maxKind = KindEnd
+const maxKind = KindDevices
 
 // kindMask selects the kind in a record's head.
 const kindMask = 15
@@ -56,7 +59,7 @@ const kindMask = 15
 var kindNames = [maxKind + 1]string{
 	KindClock: "clock", KindTick: "tick", KindConsole: "console", KindFrame: "frame", KindDisk: "disk",
 	KindRandom: "random", KindPower: "power", KindDigest: "digest", KindDelta: "delta", KindMemory: "memory",
-	KindCheckpoint: "checkpoint", KindOutput: "output", KindEnd: "end",
+	KindCheckpoint: "checkpoint", KindOutput: "output", KindEnd: "end", KindDevices: "devices",
 }
 
 func (k Kind) String() string {
@@ -122,6 +125,8 @@ const (
 	MaxDeltaPart = 256 << 10
 	// MaxMemoryPages bounds the pages that one record has hashes of.
 	MaxMemoryPages = 4096
+	// MaxDevices bounds the devices that one record has hashes of.
+	MaxDevices = 256
 	// MaxMessage bounds the message of an end.
 	MaxMessage = 1024
 )
@@ -133,6 +138,7 @@ const hashBytes = 8
 var maxPayload = [maxKind + 1]int{
 	KindConsole: MaxConsole, KindFrame: MaxPacket, KindDisk: MaxDisk, KindRandom: MaxRandom,
 	KindDelta: MaxDeltaPart, KindMemory: MaxMemoryPages * hashBytes, KindEnd: MaxMessage,
+	KindDevices: MaxDevices * hashBytes,
 }
 
 // MaxPayload returns the largest number of payload bytes of a record of kind k.

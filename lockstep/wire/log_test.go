@@ -174,7 +174,7 @@ func TestReaderRefusesLogsThatDoNotFit(t *testing.T) {
 	late.Bytes = append(late.Bytes, 0x12)
 	late.Records = 2
 	junk := ticks(Base{Sequence: 1}, 3)
-	junk.Bytes[1] = 0x1e
+	junk.Bytes[1] = 0x1f
 	table := []struct {
 		name    string
 		batches []Batch
@@ -188,7 +188,7 @@ func TestReaderRefusesLogsThatDoNotFit(t *testing.T) {
 		{"more records than told", []Batch{more}, 1, "another number of records than the 2"},
 		{"fewer records than told", []Batch{fewer}, 0, "another number of records than the 2"},
 		{"record behind the end", []Batch{late}, 0, "follow the end"},
-		{"no record", []Batch{junk}, 1, "record 2, 1 bytes into its frame: kind 14"},
+		{"no record", []Batch{junk}, 1, "record 2, 1 bytes into its frame: kind 15"},
 	}
 	for _, c := range table {
 		t.Run(c.name, func(t *testing.T) {

@@ -41,7 +41,7 @@ type Record struct {
 	Length uint64
 	// Registers is the image of a KindDigest, or nil.
 	Registers *Registers
-	// Payload is the input's bytes, the delta's part, a KindMemory's hashes or a KindEnd's message. From a decoder it is
+	// Payload is the input's bytes, the delta's part, a KindMemory's or KindDevices' hashes or a KindEnd's message. From a decoder it is
 	// a part of the frame and ends with that.
 	Payload []byte
 }
@@ -51,15 +51,15 @@ func (k Kind) hasTime() bool {
 	return k == KindClock || k == KindDigest || k == KindCheckpoint || k == KindEnd
 }
 
-// PageHashes returns how many pages a KindMemory has hashes of.
+// PageHashes returns how many hashes a KindMemory or KindDevices has.
 func (r *Record) PageHashes() int { return len(r.Payload) / hashBytes }
 
-// PageHash returns the hash of page Number+i, of a KindMemory.
+// PageHash returns the hash of page Number+i, of a KindMemory, or of device i, of a KindDevices.
 func (r *Record) PageHash(i int) uint64 {
 	return binary.LittleEndian.Uint64(r.Payload[i*hashBytes:])
 }
 
-// AppendPageHash appends a page's hash to the payload of a KindMemory.
+// AppendPageHash appends a hash to the payload of a KindMemory or KindDevices.
 func AppendPageHash(payload []byte, hash uint64) []byte {
 	return binary.LittleEndian.AppendUint64(payload, hash)
 }

@@ -33,6 +33,8 @@ func (r *Record) String() string {
 		}
 	case KindMemory:
 		fmt.Fprintf(&b, ": hashes of %d pages from %#x", r.PageHashes(), r.Number)
+	case KindDevices:
+		fmt.Fprintf(&b, ": hashes of %d devices", r.PageHashes())
 	case KindCheckpoint:
 		fmt.Fprintf(&b, " %d at %s", r.Number, guestTime(r.Time))
 	case KindOutput:
