@@ -200,6 +200,10 @@ func (l *Live) remove(i int) {
 	l.room.Signal()
 }
 
+// Looked tells whether the machine has come to the door since something last happened. It may be called from any
+// goroutine.
+func (l *Live) Looked() bool { return !l.bell.Load() }
+
 // Pending implements Door.
 func (l *Live) Pending() bool {
 	l.arm()

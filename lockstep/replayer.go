@@ -26,7 +26,10 @@ type Replayer struct {
 	err      error
 	recent   [recentRecords]wire.Record // without payloads; for the report of a divergence
 	used     int
-	payload  []byte // of the input given last: reading on in the log overwrites the record's own
+	// present tells the guest time of a machine that may have to go on without its log: the end of the records, however it
+	// came, is then no failure. It is nil for a machine that only ever repeats.
+	present func() int64
+	payload []byte // of the input given last: reading on in the log overwrites the record's own
 }
 
 // recentRecords is how many records a divergence lists.
@@ -64,6 +67,13 @@ func NewReplayer(base int64, at Position, source Source) *Replayer {
 	return &Replayer{source: source, time: base, position: at}
 }
 
+// NewFollower returns a door like a Replayer's for a machine that follows another one as it runs, and may have to go on
+// alone: however the source ends, the machine is told of the end where all that has come is used. present tells the guest
+// time from then on.
+func NewFollower(base int64, at Position, source Source, present func() int64) *Replayer {
+	return &Replayer{source: source, time: base, position: at, present: present}
+}
+
 // peek returns the next record that has not been used, or nil at the log's end.
 func (r *Replayer) peek() *wire.Record {
 	if !r.have && r.ended == nil {
@@ -87,15 +97,21 @@ func (r *Replayer) use() {
 }
 
 func (r *Replayer) diverge(format string, args ...any) *Divergence {
-	d := &Divergence{Position: r.position, What: fmt.Sprintf(format, args...)}
-	for i := max(0, r.used-recentRecords); i < r.used; i++ {
-		rec := &r.recent[i%recentRecords]
-		d.Recent = append(d.Recent, fmt.Sprintf("%v at exit %d", rec.Kind, rec.Position))
-	}
+	d := &Divergence{Position: r.position, What: fmt.Sprintf(format, args...), Recent: r.Recent()}
 	if r.err == nil {
 		r.err = d
 	}
 	return d
+}
+
+// Recent describes the last records used, oldest first.
+func (r *Replayer) Recent() []string {
+	var all []string
+	for i := max(0, r.used-recentRecords); i < r.used; i++ {
+		rec := &r.recent[i%recentRecords]
+		all = append(all, fmt.Sprintf("%v at exit %d", rec.Kind, rec.Position))
+	}
+	return all
 }
 
 // At implements Door.
@@ -116,7 +132,10 @@ func (r *Replayer) Now() int64 {
 	rec := r.peek()
 	switch {
 	case rec == nil:
-		// The log was cut off: Next will say so. The guest's answer is of no consequence.
+		// The log was cut off: Next will say so. A machine that only repeats gets no further.
+		if r.present != nil {
+			r.time = max(r.time, r.present())
+		}
 	case rec.Kind != KindClock || rec.Position != uint64(r.position):
 		r.diverge("the machine reads the clock, the log has a %v at exit %d", rec.Kind, rec.Position)
 	default:
@@ -197,6 +216,9 @@ var ErrLogIncomplete = errors.New("the replay can't go on")
 // logEnded fails at the position of the last record of a log that has no end: what the guest was given after that is not
 // known.
 func (r *Replayer) logEnded() (Input, bool) {
+	if r.present != nil {
+		return Input{Kind: KindEnd}, true // without a cause: the other machine was lost
+	}
 	if r.err == nil {
 		r.err = r.incomplete()
 	}

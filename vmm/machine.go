@@ -253,6 +253,7 @@ func (m *Machine) Position() lockstep.Position { return m.position }
 // GoLive gives the machine a door to the world: its inputs are what the world posts, and its clock goes on from where it
 // stands, now.
 func (m *Machine) GoLive() {
+	m.leaveWorld()
 	m.live = lockstep.NewLive(m.time(), m.kick)
 	m.door, m.recorder, m.digested, m.following = m.live, nil, false, false
 	m.stopPosition, m.stopTime = 0, 0
@@ -263,6 +264,7 @@ func (m *Machine) GoLive() {
 // Record gives the machine a door to the world that logs every input.
 func (m *Machine) Record(log lockstep.Log, options lockstep.RecorderOptions) error {
 	options.Kick = m.vcpu.Kick
+	m.leaveWorld()
 	m.recorder = lockstep.NewRecorder(m.time(), m.position, log, options)
 	m.live = m.recorder.Live
 	m.door, m.digested = m.recorder, true
@@ -277,6 +279,13 @@ func (m *Machine) Replay(source lockstep.Source) {
 	m.door = lockstep.NewReplayer(m.time(), m.position, source)
 	m.live, m.recorder, m.digested = nil, nil, true
 	m.pageReader = nil
+}
+
+// leaveWorld closes the door to the world that the machine has had until now, if any.
+func (m *Machine) leaveWorld() {
+	if m.live != nil {
+		m.live.Close()
+	}
 }
 
 // time returns where the guest clock stands.

@@ -66,7 +66,7 @@ func (r *recordedGuest) record(t *testing.T) Cause {
 // awaitLook waits until the machine has looked for what was posted.
 func (r *recordedGuest) awaitLook(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(guestDeadline); r.live.Pending(); runtime.Gosched() {
+	for end := time.Now().Add(guestDeadline); !r.live.Looked(); runtime.Gosched() {
 		if time.Now().After(end) {
 			t.Fatal("the machine does not look for its inputs")
 		}
@@ -81,6 +81,14 @@ type replayedGuest struct {
 
 // openGuest makes a machine that follows a recording from a checkpoint on, ready to run.
 func openGuest(t testing.TB, dir string, checkpoint uint64) *replayedGuest {
+	t.Helper()
+	g := openBare(t, dir, checkpoint)
+	attach(t, g.Machine)
+	return g
+}
+
+// openBare is openGuest without the device that the guest "mmio" wants.
+func openBare(t testing.TB, dir string, checkpoint uint64) *replayedGuest {
 	t.Helper()
 	system, err := kvm.Open("/dev/kvm")
 	if err != nil {
@@ -98,7 +106,6 @@ func openGuest(t testing.TB, dir string, checkpoint uint64) *replayedGuest {
 		}
 	})
 	g.Machine = p.Machine
-	attach(t, g.Machine)
 	return &replayedGuest{guestRun: g, playback: p}
 }
 

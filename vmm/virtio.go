@@ -72,7 +72,7 @@ func (m *Machine) addVirtio() error {
 		}
 	}
 	for i, n := range m.config.NICs {
-		nic, err := virtio.NewNet(m.memory, n.NetConfig, n.Out)
+		nic, err := virtio.NewNet(m.memory, n.NetConfig, m.gated(n.Out))
 		if err != nil {
 			return err
 		}
@@ -175,6 +175,9 @@ func (m *Machine) frameRoom(device uint8, packet []byte) int {
 func (m *Machine) startBackEnds() {
 	v := &m.virtio
 	for i := range v.disks {
+		if v.backends[i].server != nil {
+			continue // it posts to whichever door the machine has
+		}
 		d := m.config.Disks[i]
 		device := uint8(i)
 		image := d.Image
@@ -188,7 +191,7 @@ func (m *Machine) startBackEnds() {
 			v.backends[i].Submit(r)
 		}
 	}
-	if v.rng != nil {
+	if v.rng != nil && v.entropy.requests == nil {
 		v.entropy.start(func(p []byte) { _ = m.Post(lockstep.Input{Kind: lockstep.KindRandom, Payload: p}) })
 		for _, n := range v.rng.Pending() {
 			v.entropy.Request(n)
