@@ -9,11 +9,17 @@ import (
 	"tandem/lockstep"
 )
 
-// explain adds to a divergence what the guest was doing. Other errors it returns as they are.
+// explain adds to a divergence what the guest was doing and what came last from the log. Other errors it returns as they are.
 func (m *Machine) explain(err error) error {
 	var d *lockstep.Divergence
-	if errors.As(err, &d) && d.Guest == "" {
+	if !errors.As(err, &d) {
+		return err
+	}
+	if d.Guest == "" {
 		d.Guest = m.doing()
+	}
+	if replayer, ok := m.door.(*lockstep.Replayer); ok && len(d.Recent) == 0 {
+		d.Recent = replayer.Recent()
 	}
 	return err
 }
