@@ -24,7 +24,7 @@
 // A frame is a header of 20 bytes, little-endian, and the payload:
 //
 //	 0  u32  payload's length in bytes
-//	 4  u8   kind: 0 the listener has accepted the dialer (first frame, empty); others the protocol's
+//	 4  u8   kind: 0 the link's own, empty: accepted (the listener's first frame), or the end; others the protocol's
 //	 5  u8×3 zero
 //	 8  u64  sequence: 1, 2, 3, … in each direction
 //	16  u32  CRC-32C of the header's first 16 bytes and the payload

@@ -15,9 +15,10 @@ const (
 	// HighestMaxPayloadBytes bounds what a configuration may name.
 	HighestMaxPayloadBytes = 16 << 20
 
-	// kindAccepted is the listener's first frame: it tells the dialer that its key was accepted. In TLS 1.3 the dialer's
-	// handshake is complete before the listener has looked at its key.
-	kindAccepted uint8 = 0
+	// kindOwn is the link's own. As the listener's first frame it tells the dialer that its key was accepted: in TLS 1.3 the
+	// dialer's handshake is complete before the listener has looked at its key. Later, from either, it says that the sender
+	// has closed the link: the end of the stream alone doesn't, since anybody on the way can cut it. It is empty.
+	kindOwn uint8 = 0
 )
 
 var (
