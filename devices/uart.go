@@ -136,8 +136,10 @@ func (u *UART) Receive(p []byte) int {
 	return n
 }
 
+// listening needs OUT2 of a guest that waits for interrupts, which come through only with it: Linux enables all of them for
+// a moment when it looks for the kind of UART (8250_port.c, autoconfig).
 func (u *UART) listening() bool {
-	return u.s.IER&ierReceive != 0 || u.s.Polled >= pollsOfListener
+	return u.s.IER&ierReceive != 0 && u.s.MCR&mcrOut2 != 0 || u.s.Polled >= pollsOfListener
 }
 
 // push puts a byte into the receiver, which has room for it.
@@ -273,9 +275,12 @@ func (u *UART) enable(v byte) {
 	u.s.IER = v
 }
 
-// setFIFO takes the FCR. Turning the FIFOs on or off empties them, and the other bits count only if they are on.
+// setFIFO takes the FCR. Turning the FIFOs off empties them, and the other bits count only if they are on. Turning them on
+// keeps the byte in the holding register: Linux enables the receiver's interrupt before the FIFOs (8250_port.c,
+// serial8250_do_set_termios), and would lose the first byte of what was typed before.
 func (u *UART) setFIFO(v byte) {
-	if (v^u.s.FCR)&fcrEnable != 0 || v&(fcrEnable|fcrClearRX) == fcrEnable|fcrClearRX {
+	off := u.s.FCR&fcrEnable != 0 && v&fcrEnable == 0
+	if off || v&(fcrEnable|fcrClearRX) == fcrEnable|fcrClearRX {
 		u.s.FIFO = [uartFIFOBytes]uint8{}
 		u.s.First, u.s.Count = 0, 0
 	}

@@ -2,6 +2,7 @@ package devices
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -230,6 +231,48 @@ func TestUARTKeepsTypeAhead(t *testing.T) {
 	pc.out(ier, ierReceive)
 	if got := pc.UART.Room(); got != 1 {
 		t.Errorf("room for %d in a guest that waits for an interrupt", got)
+	}
+}
+
+// TestUARTKeepsTypeAheadOfLinux offers a byte at every exit while the guest does what Linux's driver does, from looking for
+// the UART to its first read: none may be lost.
+func TestUARTKeepsTypeAheadOfLinux(t *testing.T) {
+	type access struct {
+		port  uint64
+		value int // to be written, or -1 for a read
+	}
+	const read = -1
+	probe := []access{ // autoconfig
+		{ier, 0}, {ier, 0x0f}, {ier, read}, {ier, 0}, {mcr, mcrLoop | 0x0a}, {msr, read}, {mcr, 0},
+		{iir, 0x01}, {iir, read}, {iir, 0x01}, {iir, 0x07}, {iir, 0}, {mcr, 0}, {thr, read}, {ier, 0},
+	}
+	startup := []access{ // serial8250_do_startup
+		{iir, 0x01}, {iir, 0x07}, {iir, 0}, {lsr, read}, {thr, read}, {iir, read}, {msr, read}, {lcr, 0x03},
+		{mcr, mcrOut2}, {ier, ierTransmit}, {lsr, read}, {iir, read}, {ier, 0}, {lsr, read}, {thr, read}, {iir, read}, {msr, read},
+	}
+	termios := []access{ // serial8250_do_set_termios
+		{ier, ierLine | ierReceive}, {lcr, 0x83}, {thr, 12}, {ier, 0}, {lcr, 0x03}, {iir, 0x01}, {iir, 0x81}, {mcr, mcrOut2 | 0x03},
+	}
+	pc := newTestPC(t)
+	typed := []byte("typed before anybody listens")
+	rest := typed
+	for _, a := range slices.Concat(probe, startup, termios) {
+		if a.value == read {
+			pc.in(a.port)
+		} else {
+			pc.out(a.port, byte(a.value))
+		}
+		if pc.UART.Room() > 0 {
+			rest = rest[pc.UART.Receive(rest[:1]):]
+		}
+	}
+	var got []byte
+	for len(got) < len(typed) && pc.in(lsr)&lsrData != 0 {
+		got = append(got, pc.in(thr))
+		rest = rest[pc.UART.Receive(rest):]
+	}
+	if string(got) != string(typed) {
+		t.Errorf("the guest reads %q, want %q", got, typed)
 	}
 }
 
