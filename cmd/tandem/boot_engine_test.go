@@ -11,7 +11,7 @@ import (
 )
 
 // labTimeout bounds a test that runs Linux, on a busy machine.
-const labTimeout = 5 * time.Minute
+const labTimeout = 3 * time.Minute
 
 var shared struct {
 	once   sync.Once
