@@ -17,7 +17,7 @@ func newRoot() *cobra.Command {
 		upCommand(), downCommand(), statusCommand(),
 		execCommand(), putCommand(), getCommand(), consoleCommand(),
 		killCommand(), bootCommand(), freezeCommand(), thawCommand(),
-		netCommand(),
+		netCommand(), demoCommand(), benchCommand(),
 	)
 	return root
 }
