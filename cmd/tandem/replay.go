@@ -29,8 +29,16 @@ func newReplayCommand() *cobra.Command {
 		Use:   "replay DIR [flags]",
 		Short: "Run a recorded guest again, instruction for instruction",
 		Long: `Replay runs the instruction stream of a recording from its log alone, compares digests on the way, and at the end all
-of memory, registers and devices. It ends with status 0 if everything is equal, and with status 4 and a list of what is not
-otherwise.`,
+of memory, registers and devices.
+
+Exit status:
+   0  everything is equal, or the replay has stopped where it was told to
+   1  the host failed
+   2  a flag is wrong, or the folder is no recording that this host can replay
+   3  this host's KVM can't be used
+   4  something differs: it is listed, with what the guest was doing
+   5  the log is cut off or damaged, and was replayed up to its last good record
+With --go-live: how the guest ended then, as for run.`,
 		Example: `  tandem replay session
   tandem replay session --until-time 30s --go-live`,
 		Args: cobra.ExactArgs(1),
@@ -86,11 +94,7 @@ func (f *replayFlags) play(system *kvm.System, dir string, c *console) error {
 		printStats(os.Stderr, m, time.Since(start))
 	}
 	if err != nil {
-		var d *lockstep.Divergence
-		if errors.As(err, &d) {
-			return &statusError{statusDiverged, err}
-		}
-		return failure(err)
+		return replayFailure(err)
 	}
 	if f.goLive && cause == vmm.CauseStopped {
 		return f.continueLive(m, c)
@@ -102,11 +106,23 @@ func (f *replayFlags) play(system *kvm.System, dir string, c *console) error {
 	return compare(p)
 }
 
+// replayFailure gives the reason for which a replay ends its exit status.
+func replayFailure(err error) error {
+	var d *lockstep.Divergence
+	switch {
+	case errors.As(err, &d):
+		return &statusError{statusDiverged, err}
+	case errors.Is(err, lockstep.ErrLogIncomplete):
+		return &statusError{statusLogIncomplete, err}
+	}
+	return failure(err)
+}
+
 // compare says whether the machine at the log's end is the one that was recorded.
 func compare(p *vmm.Playback) error {
 	differences, err := p.Compare()
 	if err != nil {
-		return failure(err)
+		return replayFailure(err)
 	}
 	m := p.Machine
 	if len(differences) == 0 {

@@ -8,14 +8,15 @@ import (
 
 // Exit statuses. Scripts rely on them: they are never renumbered.
 const (
-	statusOK          = 0  // done; for a guest: it powered off
-	statusFailure     = 1  // the host failed
-	statusUsage       = 2  // a flag or a file is wrong
-	statusIncapable   = 3  // this host's KVM can't do what was asked for
-	statusDiverged    = 4  // a replay is not what was recorded
-	statusReset       = 10 // the guest reset the machine
-	statusTripleFault = 11 // the guest crashed
-	statusStopped     = 12 // the user or a signal stopped the VMM
+	statusOK            = 0  // done; for a guest: it powered off
+	statusFailure       = 1  // the host failed
+	statusUsage         = 2  // a flag or a file is wrong
+	statusIncapable     = 3  // this host's KVM can't do what was asked for
+	statusDiverged      = 4  // a replay is not what was recorded
+	statusLogIncomplete = 5  // a log was replayed to its last good record, and has no end
+	statusReset         = 10 // the guest reset the machine
+	statusTripleFault   = 11 // the guest crashed
+	statusStopped       = 12 // the user or a signal stopped the VMM
 )
 
 const statusHelp = `   0  the guest powered off
