@@ -35,7 +35,8 @@ type RecordOptions struct {
 	DevicesEvery uint64
 	// VerifyEvery logs the hashes of all pages written since the last time, every so many exits; 0 never.
 	VerifyEvery uint64
-	// CheckpointEvery saves the machine every so much guest time; 0 never.
+	// CheckpointEvery saves the machine every so much guest time, but not so often that it takes more than a tenth of the
+	// time; 0 never.
 	CheckpointEvery time.Duration
 }
 
@@ -51,6 +52,7 @@ type Recording struct {
 	verified    lockstep.Position
 	checkpoints uint64
 	saved       int64 // guest time in ns of the last checkpoint
+	rest        int64 // how much guest time must be between two checkpoints at the least, in ns
 }
 
 // RecordTo makes the machine, which is loaded and has no door yet, one that is recorded into a new folder. If it fails
@@ -123,17 +125,22 @@ func (m *Machine) keepRecord() error {
 			return err
 		}
 	}
-	if every := r.options.CheckpointEvery; every > 0 && m.time()-r.saved >= int64(every) {
+	if every := int64(r.options.CheckpointEvery); every > 0 && m.time()-r.saved >= max(every, r.rest) {
 		return r.checkpoint()
 	}
 	return nil
 }
 
+// checkpointRest is how many times as long as a checkpoint takes the guest goes on until the next, at the least. The guest
+// stands still while it is saved, and its clock does not.
+const checkpointRest = 10
+
 // checkpoint saves the machine where it stands.
 func (r *Recording) checkpoint() error {
-	m := r.machine
+	m, start := r.machine, time.Now()
 	r.checkpoints++
 	r.saved = m.time()
+	defer func() { r.rest = checkpointRest * int64(time.Since(start)) }()
 	// The log goes on behind the mark that it gets of this checkpoint.
 	base := wire.Base{Sequence: r.ring.Base().Sequence + 1, Position: uint64(m.position), Time: m.time()}
 	if err := m.SaveFile(r.checkpointPath(r.checkpoints), r.checkpoints, base); err != nil {

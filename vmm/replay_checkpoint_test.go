@@ -24,9 +24,9 @@ func TestReplayCheckpoints(t *testing.T) {
 		param uint64
 		least int
 	}{
-		{"ticks", guests.Image("pit-tick"), 40, 5},
-		{"random", guests.Random(300, 4000), 0, 2},
-		{"random, forced stops", guests.Random(302, 4000), 0, 2},
+		{"ticks", guests.Image("pit-tick"), 200, 2},
+		{"random", guests.Random(300, 4000), 0, 1},
+		{"random, forced stops", guests.Random(302, 4000), 0, 1},
 	}
 	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
