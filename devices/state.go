@@ -7,27 +7,36 @@ import (
 	"fmt"
 )
 
-// decodeState reads a state of type T, which the device named part has saved. Only the very encoding that saving the
-// result would give is accepted (white space apart), so no field can be missing, unknown, doubled or out of order.
-func decodeState[T any](part string, p []byte, validate func(*T) error) (T, error) {
-	var state, none T
+// DecodeState reads into state, a pointer, what a device has saved in JSON. Only the very encoding that saving the result
+// would give is accepted (white space apart), so no field can be missing, unknown, doubled or out of order.
+func DecodeState(p []byte, state any) error {
 	decoder := json.NewDecoder(bytes.NewReader(p))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&state); err != nil {
-		return none, fmt.Errorf("state of the %s: %w", part, err)
+	if err := decoder.Decode(state); err != nil {
+		return err
 	}
-	canonical, err := json.Marshal(&state)
+	canonical, err := json.Marshal(state)
 	if err != nil {
-		return none, fmt.Errorf("state of the %s: %w", part, err)
+		return err
 	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, p); err != nil {
-		return none, fmt.Errorf("state of the %s: %w", part, err)
+		return err
 	}
 	if !bytes.Equal(compact.Bytes(), canonical) {
-		return none, fmt.Errorf("state of the %s: a field is missing, doubled, out of order or not in its usual form", part)
+		return errors.New("a field is missing, doubled, out of order or not in its usual form")
 	}
-	if err := validate(&state); err != nil {
+	return nil
+}
+
+// decodeState reads a state of type T, which the device named part has saved, and validates it.
+func decodeState[T any](part string, p []byte, validate func(*T) error) (T, error) {
+	var state, none T
+	err := DecodeState(p, &state)
+	if err == nil {
+		err = validate(&state)
+	}
+	if err != nil {
 		return none, fmt.Errorf("state of the %s: %w", part, err)
 	}
 	return state, nil

@@ -1,9 +1,9 @@
 package pci
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
+	"tandem/devices"
 )
 
 // busState is the state of the bus and of all configuration spaces. What the functions' registers behind their BARs
@@ -32,7 +32,7 @@ func (b *Bus) SaveState() ([]byte, error) {
 // the interrupt lines: their levels are part of the interrupt controller's state.
 func (b *Bus) LoadState(p []byte) error {
 	var s busState
-	if err := decode(p, &s); err != nil {
+	if err := devices.DecodeState(p, &s); err != nil {
 		return fmt.Errorf("pci: state: %w", err)
 	}
 	if s.Address&^0x80fffffc != 0 {
@@ -74,25 +74,6 @@ func (f *Function) check(s functionState) error {
 			return fmt.Errorf("pci: state: device %d: register %#02x is %#02x, here it is %#02x and cannot change",
 				f.device, i, v, f.config[i])
 		}
-	}
-	return nil
-}
-
-// decode reads p into s and accepts only what encoding s gives again, so that no field is missing, unknown or twice.
-func decode(p []byte, s *busState) error {
-	var got bytes.Buffer
-	if err := json.Compact(&got, p); err != nil {
-		return err
-	}
-	if err := json.Unmarshal(p, s); err != nil {
-		return err
-	}
-	want, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(got.Bytes(), want) {
-		return fmt.Errorf("fields are missing, unknown or out of order")
 	}
 	return nil
 }

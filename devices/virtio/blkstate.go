@@ -1,6 +1,9 @@
 package virtio
 
-import "fmt"
+import (
+	"fmt"
+	"tandem/devices"
+)
 
 // blkState is the part of a disk's state that is not its Core's.
 type blkState struct {
@@ -37,7 +40,7 @@ func (b *Blk) save() any {
 
 func (b *Blk) load(p []byte, features uint64, _ []queueState) (func(), error) {
 	var s blkState
-	if err := decode(p, &s); err != nil {
+	if err := devices.DecodeState(p, &s); err != nil {
 		return nil, fmt.Errorf("disk: %w", err)
 	}
 	if len(s.Inflight) > MaxDiskRequests {

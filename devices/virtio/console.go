@@ -149,7 +149,7 @@ type consoleState struct{}
 func (c *Console) save() any { return consoleState{} }
 
 func (c *Console) load(p []byte, _ uint64, _ []queueState) (func(), error) {
-	if err := decode(p, &consoleState{}); err != nil {
+	if err := devices.DecodeState(p, &consoleState{}); err != nil {
 		return nil, fmt.Errorf("console: %w", err)
 	}
 	return func() {}, nil

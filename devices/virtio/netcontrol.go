@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"tandem/devices"
 )
 
 // Classes and commands of the control queue (virtio 1.2 §5.1.6.5).
@@ -209,7 +210,7 @@ func (n *Net) save() any {
 
 func (n *Net) load(p []byte, _ uint64, _ []queueState) (func(), error) {
 	var s netState
-	if err := decode(p, &s); err != nil {
+	if err := devices.DecodeState(p, &s); err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
 	unicast, err := s.Unicast.load()

@@ -140,7 +140,7 @@ func (r *Rng) save() any {
 
 func (r *Rng) load(p []byte, _ uint64, _ []queueState) (func(), error) {
 	var s rngState
-	if err := decode(p, &s); err != nil {
+	if err := devices.DecodeState(p, &s); err != nil {
 		return nil, fmt.Errorf("entropy: %w", err)
 	}
 	if len(s.Waiting) > maxRandomRequests {

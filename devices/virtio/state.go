@@ -1,11 +1,11 @@
 package virtio
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"tandem/devices"
 )
 
 // coreState is the state of a Core with its device.
@@ -58,7 +58,7 @@ func (c *Core) SaveState() ([]byte, error) {
 // the interrupt line: its level is part of the interrupt controller's state.
 func (c *Core) LoadState(p []byte) error {
 	var s coreState
-	if err := decode(p, &s); err != nil {
+	if err := devices.DecodeState(p, &s); err != nil {
 		return fmt.Errorf("virtio: state: %w", err)
 	}
 	if err := c.checkState(&s); err != nil {
@@ -141,23 +141,4 @@ func loadSegments(states []segmentState) (segs []segment, total uint64, err erro
 		total += uint64(s.Len)
 	}
 	return segs, total, nil
-}
-
-// decode reads p into s and accepts only what encoding s gives again, so that no field is missing, unknown or twice.
-func decode(p []byte, s any) error {
-	var got bytes.Buffer
-	if err := json.Compact(&got, p); err != nil {
-		return err
-	}
-	if err := json.Unmarshal(p, s); err != nil {
-		return err
-	}
-	want, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(got.Bytes(), want) {
-		return errors.New("fields are missing, unknown or out of order")
-	}
-	return nil
 }
