@@ -59,11 +59,11 @@ func benchBoot(ctx context.Context, e *labrun.Engine, o benchOptions) error {
 		of(func(s *bootSample) float64 { return s.residentMiB }))
 	fmt.Fprintf(o.out, "  median cost of an idle guest    %.2f %% of a core (user and system time of tandem in %v at the shell)\n",
 		of(func(s *bootSample) float64 { return s.idlePercent }), idleWindow)
-	fmt.Fprintf(o.out, "  median user space per exit      %.2f µs (host time from KVM_RUN's return to its next call, readings of the clock included", of((*bootSample).handlingUS))
+	fmt.Fprintf(o.out, "  median user space per exit      %.2f µs (host time on handling an exit, readings of the clock included)\n", of((*bootSample).handlingUS))
 	if !e.Native {
-		fmt.Fprint(o.out, "; an emulated host is some 30 times slower than hardware: go test -bench PortExit ./vmm tells what it is natively")
+		fmt.Fprintln(o.out, "  The lab's host is emulated, some 30 times slower than hardware: times per exit and the idle cost are its own.\n"+
+			"  On this machine itself, with small guests: go test -short -run '^$' -bench 'PortExit|Idle' ./vmm")
 	}
-	fmt.Fprintln(o.out, ")")
 	return o.other.bench(ctx, e, o)
 }
 
