@@ -32,7 +32,8 @@ type Arbiter interface {
 	TestAndSet(ctx context.Context, term uint64, owner string) (won bool, holder Holder, err error)
 	// Latest returns the holder of the guest's latest term; the zero Holder if no term was ever claimed.
 	Latest(ctx context.Context) (Holder, error)
-	// Identity names the arbiter and the guest: it is the same for all who ask the same one.
+	// Identity names the arbiter and the guest: it is the same for all who ask the same one, and for nobody else. A question
+	// after it to an arbiter that is no longer the same ends with ErrWrongArbiter.
 	Identity(ctx context.Context) (string, error)
 	Close() error
 }

@@ -10,20 +10,25 @@
 // another has held since. A lease stands behind something else: Announce keeps a key that says that an owner is there, and
 // that goes by itself when its host dies. It is for people and for status; it gives nobody a term.
 //
-// It is apart from package arbiter because the client and gRPC double the size of a program that links them.
+// It is apart from package arbiter because the client and gRPC add 10 MB to a program that links them.
+//
+// The first Identity gives the cluster a random mark, which every later question compares. The cluster's own number won't
+// do: two hosts that each run an etcd of the same settings get the same, and both would win.
 //
 // # Format
 //
+//	tandem/arbiter/id                     the cluster's mark
 //	tandem/arbiter/GUEST/claim            the latest claim, in package arbiter's form
 //	tandem/arbiter/GUEST/present/OWNER    a mark of presence, under a lease
 package etcd
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -55,6 +60,7 @@ type Arbiter struct {
 	client *clientv3.Client
 	guest  string
 	now    func() time.Time
+	mark   atomic.Pointer[string] // the cluster's; nil until Identity has asked
 }
 
 var _ arbiter.Arbiter = (*Arbiter)(nil)
@@ -87,15 +93,41 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, DefaultTimeout)
 }
 
-// Identity names the cluster, by the number that its members share.
+const (
+	markKey = root + "id"
+	// maxMarkBytes bounds what another program may have put there.
+	maxMarkBytes = 64
+)
+
+// Identity names the cluster by its mark, and makes that if there is none.
 func (a *Arbiter) Identity(ctx context.Context) (string, error) {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	r, err := a.client.Get(ctx, a.claimKey(), clientv3.WithCountOnly())
+	mark := rand.Text()
+	r, err := a.client.Txn(ctx).
+		If(clientv3.Compare(clientv3.CreateRevision(markKey), "=", 0)).
+		Then(clientv3.OpPut(markKey, mark)).
+		Else(clientv3.OpGet(markKey)).
+		Commit()
 	if err != nil {
 		return "", named(err)
 	}
-	return arbiter.SpecEtcd + ":" + strconv.FormatUint(r.Header.ClusterId, 16) + "/" + a.guest, nil
+	if !r.Succeeded {
+		kvs := r.Responses[0].GetResponseRange().Kvs
+		if len(kvs) != 1 || len(kvs[0].Value) == 0 || len(kvs[0].Value) > maxMarkBytes {
+			return "", fmt.Errorf("%w: etcd's key %s", arbiter.ErrCorrupt, markKey)
+		}
+		mark = string(kvs[0].Value)
+	}
+	if known := a.mark.Swap(&mark); known != nil && *known != mark {
+		a.mark.Store(known)
+		return "", a.another()
+	}
+	return arbiter.SpecEtcd + ":" + mark + "/" + a.guest, nil
+}
+
+func (a *Arbiter) another() error {
+	return fmt.Errorf("%w: etcd is another cluster than before, or has lost its data", arbiter.ErrWrongArbiter)
 }
 
 // Latest reads the latest claim.
@@ -108,18 +140,22 @@ func (a *Arbiter) Latest(ctx context.Context) (arbiter.Holder, error) {
 
 // latest returns the holder, and the revision of the key that names it: 0 if there is none.
 func (a *Arbiter) latest(ctx context.Context) (arbiter.Holder, int64, error) {
-	r, err := a.client.Get(ctx, a.claimKey())
+	r, err := a.client.Txn(ctx).Then(clientv3.OpGet(markKey), clientv3.OpGet(a.claimKey())).Commit()
 	if err != nil {
 		return arbiter.Holder{}, 0, named(err)
 	}
-	if len(r.Kvs) == 0 {
+	mark, claim := r.Responses[0].GetResponseRange().Kvs, r.Responses[1].GetResponseRange().Kvs
+	if known := a.mark.Load(); known != nil && (len(mark) == 0 || string(mark[0].Value) != *known) {
+		return arbiter.Holder{}, 0, a.another()
+	}
+	if len(claim) == 0 {
 		return arbiter.Holder{}, 0, nil
 	}
-	c, err := arbiter.DecodeClaim(r.Kvs[0].Value, a.guest)
+	c, err := arbiter.DecodeClaim(claim[0].Value, a.guest)
 	if err != nil {
 		return arbiter.Holder{}, 0, fmt.Errorf("etcd's key %s: %w", a.claimKey(), err)
 	}
-	return c.Holder, r.Kvs[0].ModRevision, nil
+	return c.Holder, claim[0].ModRevision, nil
 }
 
 // TestAndSet claims a term.
@@ -138,8 +174,12 @@ func (a *Arbiter) TestAndSet(ctx context.Context, term uint64, owner string) (wo
 		if won, done := c.Settle(latest); done {
 			return won, latest, nil
 		}
+		unchanged := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(a.claimKey()), "=", revision)}
+		if known := a.mark.Load(); known != nil {
+			unchanged = append(unchanged, clientv3.Compare(clientv3.Value(markKey), "=", *known))
+		}
 		r, err := a.client.Txn(ctx).
-			If(clientv3.Compare(clientv3.ModRevision(a.claimKey()), "=", revision)).
+			If(unchanged...).
 			Then(clientv3.OpPut(a.claimKey(), string(c.Encode()))).
 			Commit()
 		if err != nil {

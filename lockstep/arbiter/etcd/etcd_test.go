@@ -57,7 +57,7 @@ type server struct {
 	log                      *os.File
 }
 
-func startServer(t *testing.T) *server {
+func startServer(t testing.TB) *server {
 	t.Helper()
 	built = true
 	path, err := build()
@@ -75,7 +75,7 @@ func startServer(t *testing.T) *server {
 	return s
 }
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -85,7 +85,7 @@ func freeAddress(t *testing.T) string {
 	return "http://" + l.Addr().String()
 }
 
-func (s *server) start(t *testing.T) {
+func (s *server) start(t testing.TB) {
 	t.Helper()
 	s.process = exec.Command(s.path, "--name", "one", "--data-dir", s.data,
 		"--listen-client-urls", s.client, "--advertise-client-urls", s.client, "--listen-peer-urls", s.peer,
@@ -102,7 +102,7 @@ func (s *server) kill() {
 	s.process.Wait()
 }
 
-func (s *server) open(t *testing.T) *Arbiter {
+func (s *server) open(t testing.TB) *Arbiter {
 	t.Helper()
 	a, err := Open(Config{Endpoints: []string{s.client}}, guest)
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *server) open(t *testing.T) *Arbiter {
 }
 
 // answer asks until the server gives one.
-func answer[T any](t *testing.T, s *server, ask func(context.Context) (T, error)) T {
+func answer[T any](t testing.TB, s *server, ask func(context.Context) (T, error)) T {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -271,6 +271,41 @@ func TestPresence(t *testing.T) {
 	}
 }
 
+// TestTwoClusters: clusters of equal settings are two arbiters, and one whose data is gone is not the one of before.
+func TestTwoClusters(t *testing.T) {
+	s := startServer(t)
+	a := s.open(t)
+	first := answer(t, s, a.Identity)
+	claim := func(ctx context.Context) (bool, error) {
+		won, _, err := a.TestAndSet(ctx, 1, "a")
+		return won, err
+	}
+	if !answer(t, s, claim) {
+		t.Fatal("the first claim is lost")
+	}
+	s.kill()
+	if err := os.RemoveAll(s.data); err != nil {
+		t.Fatal(err)
+	}
+	s.start(t)
+	if second := answer(t, s, s.open(t).Identity); second == first {
+		t.Errorf("both are %q", second)
+	}
+	won := false
+	err := arbiter.ErrUnreachable
+	for deadline := time.Now().Add(patience); errors.Is(err, arbiter.ErrUnreachable) && time.Now().Before(deadline); {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		won, err = claim(ctx)
+		cancel()
+	}
+	if won || !errors.Is(err, arbiter.ErrWrongArbiter) {
+		t.Errorf("a cluster that lost its data: %v, %v", won, err)
+	}
+	if _, err := a.Identity(t.Context()); !errors.Is(err, arbiter.ErrWrongArbiter) {
+		t.Errorf("its identity: %v", err)
+	}
+}
+
 func TestNobodyThere(t *testing.T) {
 	a, err := Open(Config{Endpoints: []string{freeAddress(t)}}, guest)
 	if err != nil {
@@ -284,5 +319,17 @@ func TestNobodyThere(t *testing.T) {
 	}
 	if _, err := Open(Config{Endpoints: []string{"http://127.0.0.1:1"}}, "../x"); err == nil {
 		t.Error("a guest of that name")
+	}
+}
+
+// BenchmarkEtcdClaim is a claim that wins, on a cluster of one member on this host.
+func BenchmarkEtcdClaim(b *testing.B) {
+	s := startServer(b)
+	a := s.open(b)
+	answer(b, s, a.Latest)
+	for term := uint64(1); b.Loop(); term++ {
+		if won, _, err := a.TestAndSet(b.Context(), term, "a"); !won || err != nil {
+			b.Fatal(won, err)
+		}
 	}
 }
