@@ -32,6 +32,8 @@ type Config struct {
 	Lab bool
 	// Files are put beside tandem: name there → file of this machine.
 	Files map[string]string
+	// Images are raw disk images of this machine for guests to read; Engine.Images says where they are over there.
+	Images []string
 	// Log gets progress lines; nil discards them.
 	Log io.Writer
 }
@@ -45,6 +47,8 @@ type Engine struct {
 	Reason string
 	// Artifacts are the lab's parts on this machine, of which guests are made too.
 	Artifacts *lab.Artifacts
+	// Images are the paths of Config.Images over there: files, or a lab host's disks.
+	Images []string
 
 	dir   string // where its files are, over there
 	close func() error
@@ -103,6 +107,7 @@ func open(ctx context.Context, cfg Config, a *lab.Artifacts, local string) (*Eng
 	fmt.Fprintln(cfg.Log, "lab: "+reason)
 	e := &Engine{Native: native, Reason: reason, Artifacts: a}
 	if native {
+		e.Images = cfg.Images
 		return e, e.openNative(local, files)
 	}
 	return e, e.openLab(ctx, cfg, files)
@@ -154,7 +159,12 @@ func (e *Engine) openLab(ctx context.Context, cfg Config, files map[string]strin
 	for name, source := range files {
 		inside[path.Join(labDir, name)] = source
 	}
-	l, err := lab.Start(ctx, lab.Config{Files: inside, Agent: cfg.Agent, Log: cfg.Log})
+	var host lab.HostConfig
+	for i, image := range cfg.Images {
+		host.Disks = append(host.Disks, lab.Disk{Path: image, ReadOnly: true})
+		e.Images = append(e.Images, fmt.Sprintf("/dev/vd%c", 'a'+i))
+	}
+	l, err := lab.Start(ctx, lab.Config{Hosts: []lab.HostConfig{host}, Files: inside, Agent: cfg.Agent, Log: cfg.Log})
 	if err != nil {
 		return err
 	}
