@@ -42,7 +42,7 @@ Exit status of a command that runs a guest:
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newRunCommand(), newRecordCommand(), newReplayCommand(), newLogCommand(), newDoctorCommand(), newImageCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newRecordCommand(), newReplayCommand(), newLogCommand(), newDoctorCommand(), newImageCommand(), newKeygenCommand(), newVersionCommand())
 	for _, c := range root.Commands() {
 		refuseUnknown(c)
 	}
