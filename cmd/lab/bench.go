@@ -21,6 +21,7 @@ type benchmark struct {
 func benchmarks() []benchmark {
 	return []benchmark{
 		{"boot", "Boot Debian's kernel: time, exits, memory, the cost of an idle guest", benchBoot},
+		{"record", "Record and replay a guest: log by workload, slowdown, forced stops, speed of a replay", benchRecord},
 	}
 }
 
