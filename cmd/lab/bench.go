@@ -22,6 +22,7 @@ func benchmarks() []benchmark {
 	return []benchmark{
 		{"boot", "Boot Debian's kernel: time, exits, memory, the cost of an idle guest", benchBoot},
 		{"record", "Record and replay a guest: log by workload, slowdown, forced stops, speed of a replay", benchRecord},
+		{"io", "Disk and network of a guest: throughput, time, exits and interrupts of each request", benchIO},
 	}
 }
 
