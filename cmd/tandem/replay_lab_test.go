@@ -111,9 +111,9 @@ func lastLines(s string, n int) string {
 var weathers = []struct{ name, script string }{
 	{"calm", `exec "$@"`},
 	{"busy host and signals", `
-		(i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done) &
+		(i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done) &
 		"$@" & replay=$!
-		(while kill -URG $replay && kill -WINCH $replay; do usleep 3000; done) 2>/dev/null &
+		(while kill -URG $replay && kill -WINCH $replay; do usleep 10000; done) 2>/dev/null &
 		wait $replay`},
 }
 
