@@ -29,7 +29,8 @@ type Arbitrate struct {
 	Owner string
 }
 
-// SendDisks sends the replica's blocks from an offset on, in the background. DisksSent ends it.
+// SendDisks sends the replica's blocks from an offset on, in the background and in their order, and before them what was
+// written below the offset since Config.Replica got its name. DisksSent ends it.
 type SendDisks struct {
 	Sync uint64
 	From uint64
@@ -49,7 +50,7 @@ type AbortSync struct{ Sync uint64 }
 // StorePages keeps a part of the state.
 type StorePages struct{ Pages *Pages }
 
-// StoreDisk writes a part of the replica.
+// StoreDisk writes a part of the replica. It must be written when the action is done.
 type StoreDisk struct{ Disk *Disk }
 
 // ApplyState makes this host's machine of what was stored. StateApplied ends it.

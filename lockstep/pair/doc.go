@@ -13,33 +13,33 @@
 //
 // # States
 //
-//	            primary                                    backup
+//		            primary                                    backup
 //
-//	joining --won first term--> alone           joining <-------- lost, given up ------+
-//	alone --hello--> syncing --lost--> alone       |                                   |
-//	                    |                          +--begin--> syncing --lost----------+
-//	                  (cut)                                       |
-//	                    +--ready--> protected                     +--applied--> protected
-//	  lost after the cut |              | lost                                      | lost
-//	                     +--contending--+                                      contending
-//	                            |                                                   |
-//	      +---------------------+---------+                      +----------+-------+------+
-//	     won                no answer    lost                   won     no answer        lost
-//	      |                     |         |                      |          |              |
-//	    alone <----won------- paused --> fenced               draining <- paused -------> fenced
-//	                                                             | drained
-//	                                                           live --took over--> alone (now a primary)
+//		joining --won first term--> alone           joining <-------- lost, given up ------+
+//		alone --hello--> syncing --lost--> alone       |                                   |
+//		                    |                          +--begin--> syncing --lost----------+
+//		                  (cut)                                       |
+//		                    +--ready--> protected                     +--applied--> protected
+//		  lost after the cut |              | lost                                      | lost
+//		                     +--contending--+                                      contending
+//		                            |                                                   |
+//		      +---------------------+---------+                      +----------+-------+------+
+//		     won                no answer    lost                   won     no answer        lost
+//		      |                     |         |                      |          |              |
+//		    alone <----won------- paused --> fenced               draining <- paused -------> fenced
+//		                                                             | drained
+//		                                                           live --took over--> alone (now a primary)
 //
-//	fenced --discarded--> joining (as a backup)            any --ended--> stopped; a farewell: alone, or joining
+//		fenced --discarded--> joining (as a backup)            any --ended--> stopped; a farewell: alone, or joining
 //
-//   - joining: no machine. A primary claims its first term, a backup waits for a host that runs the guest.
-//   - syncing: a state transfer. Up to the cut the primary's output is free and the backup is nothing; losing each other
-//     costs nothing. From the cut on the primary's output is held, because the backup may become ready at any time.
-//   - protected: both have the machine; output goes by the rule.
-//   - contending: the peer is lost, the arbiter is asked. The primary's guest runs on, its output waits.
-//   - paused: the arbiter does not answer. The guest stands still; the claim is repeated until an answer comes.
-//   - draining: a backup that won executes what it received. live: it takes over network and storage. alone: it runs.
-//   - fenced: another host is the guest. The machine is stopped at once and its held output dropped.
+//	  - joining: no machine. A primary claims its first term, a backup waits for a host that runs the guest.
+//	  - syncing: a state transfer. Up to the cut the primary's output is free and the backup is nothing; losing each other
+//	    costs nothing. From the cut on the primary's output is held, because the backup may become ready at any time.
+//	  - protected: both have the machine; output goes by the rule.
+//	  - contending: the peer is lost, the arbiter is asked. The primary's guest runs on, its output waits.
+//	  - paused: the arbiter does not answer. The guest stands still; the claim is repeated until an answer comes.
+//	  - draining: a backup that won executes what it received. live: it takes over network and storage. alone: it runs.
+//	  - fenced: another host is the guest. The machine is stopped at once and its held output dropped.
 //
 // # Terms
 //

@@ -92,10 +92,10 @@ type HealLogged struct{ First, Last uint64 }
 // one that it could follow.
 type Drained struct{ Sequence uint64 }
 
-// TookOver says that network and storage are this host's.
-type TookOver struct{}
+// TookOver says that network and storage are this host's. Replica is the name of its disks, as Config's.
+type TookOver struct{ Replica Digest }
 
-// Discarded says that the machine of a fenced host is gone.
+// Discarded says that the machine of a fenced host is gone. In another state it is ignored.
 type Discarded struct{}
 
 // Ended says that the guest has ended, or that the user ends this host's part.

@@ -58,9 +58,12 @@ type Config struct {
 	Role  Role
 	// Term is the latest term that the arbiter knows of, 0 if none. A Primary starts a guest in the term after it, which
 	// takes the guest from whoever has it: the driver asks its user if that is another host.
-	Term         uint64
+	Term uint64
+	// Replica names, on a primary, its disks and what it knows of writes to them: it has another name when writes may have
+	// escaped its notice, so that no transfer is resumed over them. On a backup it is the name that an interrupted
+	// transfer gave, and ReplicaBytes how far it got. The zero Digest is no name.
 	Replica      Digest
-	ReplicaBytes uint64 // how far an interrupted transfer of that replica got
+	ReplicaBytes uint64
 
 	BeatNS   int64 // between two heartbeats
 	DetectNS int64 // silence on both paths after which a peer is lost
@@ -265,6 +268,9 @@ func (n *Node) becomeSyncing() {
 // becomeProtected ends a state transfer: both hosts have the machine.
 func (n *Node) becomeProtected() {
 	n.from(Protected, Syncing)
+	if n.role == Backup {
+		n.c.Replica, n.c.ReplicaBytes = Digest{}, 0 // its own writes follow: it is no one's copy once the pair has parted
+	}
 	n.round, n.final, n.applying = 0, false, false
 }
 
@@ -319,6 +325,7 @@ func (n *Node) becomeFenced(cause string) {
 	n.endSync()
 	n.claim = 0
 	n.gated = true
+	n.c.Replica, n.c.ReplicaBytes = Digest{}, 0
 	n.dropHeld()
 	n.do(DiscardGuest{})
 	n.alarm("fenced: %s", cause)
@@ -339,10 +346,13 @@ func (n *Node) stepEnd(e Event) {
 		n.drained(e.Sequence)
 	case TookOver:
 		if n.state == Live {
+			n.c.Replica, n.c.ReplicaBytes = e.Replica, 0
 			n.becomeAlone()
 		}
 	case Discarded:
-		n.becomeJoining()
+		if n.state == Fenced {
+			n.becomeJoining()
+		}
 	case Ended:
 		n.end(e.Text)
 	}

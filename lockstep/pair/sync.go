@@ -7,7 +7,7 @@ func (n *Node) beginSync(h *Hello) {
 	n.becomeSyncing()
 	n.sync++
 	from := uint64(0)
-	if h.Replica == n.c.Replica {
+	if h.Replica == n.c.Replica && h.Replica != (Digest{}) {
 		from = h.ReplicaBytes
 	}
 	n.send(&SyncBegin{Sync: n.sync, Replica: n.c.Replica, DiskBytes: from})
@@ -93,6 +93,7 @@ func (n *Node) syncMessage(term uint64, m Message) bool {
 			return false
 		}
 		n.term, n.sync = max(term, n.term), m.Sync
+		n.c.Replica, n.c.ReplicaBytes = m.Replica, m.DiskBytes
 		n.becomeSyncing()
 		n.round = 1
 	case *Pages:
@@ -103,6 +104,9 @@ func (n *Node) syncMessage(term uint64, m Message) bool {
 	case *Disk:
 		if !n.current(m.Sync) || n.applying {
 			return false
+		}
+		if m.Offset == n.c.ReplicaBytes {
+			n.c.ReplicaBytes += uint64(len(m.Data))
 		}
 		n.do(StoreDisk{m})
 	case *RoundEnd:
