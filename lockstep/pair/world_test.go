@@ -34,7 +34,7 @@ type world struct {
 	acked  uint64 // the highest record that a primary took as held, in ackTerm
 	ackOf  uint64
 	failed string
-	counts struct{ failovers, crashes, heals, protections, restarts, pauses, releases, dropped int }
+	counts struct{ failovers, crashes, heals, protections, restarts, pauses, releases, dropped, farewells int }
 }
 
 type scheduled struct {
@@ -131,6 +131,18 @@ func (w *world) crash(h *host) {
 		}
 	}
 	w.after(w.r.Int64N(3000*msNS)+500*msNS, func() { w.boot(h.id, Backup) })
+}
+
+// leave ends a host in order: what it has sent arrives, if the network lets it.
+func (w *world) leave(h *host) {
+	w.step(h, Ended{"the user said so"})
+	if !h.alive || h.node.state != Stopped {
+		return
+	}
+	w.counts.farewells++
+	h.alive, h.running = false, false
+	h.life++
+	w.after(w.r.Int64N(2000*msNS)+200*msNS, func() { w.boot(h.id, Backup) })
 }
 
 func sortedConns(m map[Conn]*conn) []Conn {
@@ -486,6 +498,9 @@ func (w *world) trouble() {
 			}
 			if w.hosts[i].alive && w.r.IntN(25) == 0 {
 				w.crash(w.hosts[i])
+			}
+			if w.r.IntN(40) == 0 {
+				w.leave(w.hosts[i])
 			}
 		}
 		if w.r.IntN(10) == 0 {
