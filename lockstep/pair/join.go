@@ -30,7 +30,7 @@ func (n *Node) hangup() {
 func (n *Node) refuse(r Reason, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	n.alarm("refused the peer: %s: %s", r, text)
-	n.send(&Refuse{Reason: r, Text: text[:min(len(text), MaxText)]})
+	n.send(&Refuse{Reason: r, Text: clip(text)})
 	n.lose("it was refused")
 }
 

@@ -1,5 +1,7 @@
 package pair
 
+import "strings"
+
 // Version is the version of the protocol. A change that an old host would misread gives it another number.
 const Version = 1
 
@@ -206,3 +208,6 @@ func (*Beat) Type() Type      { return TypeBeat }
 func (*Diverged) Type() Type  { return TypeDiverged }
 func (*Heal) Type() Type      { return TypeHeal }
 func (*Bye) Type() Type       { return TypeBye }
+
+// clip makes any text one that a message can carry.
+func clip(text string) string { return strings.ToValidUTF8(text[:min(len(text), MaxText)], "") }

@@ -378,7 +378,7 @@ func (n *Node) drained(sequence uint64) {
 // a peer that does not hear the farewell goes on with the guest.
 func (n *Node) end(text string) {
 	if n.conn != 0 && n.greeted {
-		n.send(&Bye{Text: text[:min(len(text), MaxText)]})
+		n.send(&Bye{Text: clip(text)})
 	}
 	n.dropHeld()
 	n.becomeStopped()

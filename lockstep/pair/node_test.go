@@ -2,6 +2,7 @@ package pair
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -88,6 +89,51 @@ func TestLossOfOnePath(t *testing.T) {
 		}
 		if lost <= n.c.StallNS || lost > n.c.StallNS+20*msNS {
 			t.Errorf("a %v noticed after %d ms that its connection is silent", role, lost/msNS)
+		}
+	}
+}
+
+func TestHelloNamesWhatDiffers(t *testing.T) {
+	for want, change := range map[Reason]func(h *Hello){
+		RefusedMachine:       func(h *Hello) { h.Identity.Machine[31]++ },
+		RefusedCPUID:         func(h *Hello) { h.Identity.CPUID[31]++ },
+		RefusedConfiguration: func(h *Hello) { h.Identity.Configuration[31]++ },
+		RefusedArbiter:       func(h *Hello) { h.Identity.Arbiter[31]++ },
+		RefusedRule:          func(h *Hello) { h.Identity.Rule = RuleReceived },
+		RefusedSelf:          func(h *Hello) { h.Owner = "self" },
+		RefusedTwoLive:       func(h *Hello) { h.Condition = Running },
+	} {
+		n := inEveryState()[0] // alone, connected, in term 1
+		h := &Hello{Identity: n.c.Identity, Condition: Waiting, Owner: "peer"}
+		change(h)
+		actions := n.Step(Received{1, 1, h})
+		if !slices.ContainsFunc(actions, func(a Action) bool {
+			s, ok := a.(Send)
+			r, isRefusal := s.Message.(*Refuse)
+			return ok && isRefusal && r.Reason == want
+		}) || n.state != Alone || n.conn != 0 {
+			t.Errorf("%v: %v, and it is %v with connection %d", want, actions, n.state, n.conn)
+		}
+	}
+}
+
+// What a driver says for people may be long, or no UTF-8; it must not break the messages that carry it.
+func TestTextsAreClipped(t *testing.T) {
+	for _, text := range []string{"", strings.Repeat("a", MaxText-1) + "é and more", "\xff\xfe broken"} {
+		primary, backup := protectedPair()
+		all := append(backup.Step(FoundDivergence{13, text}), backup.Step(Ended{text})...)
+		all = append(all, primary.Step(Ended{text})...)
+		sent := 0
+		for _, a := range all {
+			if s, ok := a.(Send); ok {
+				sent++
+				if _, _, err := Decode(Encode(nil, s.Term, s.Message)); err != nil {
+					t.Errorf("%T: %v", s.Message, err)
+				}
+			}
+		}
+		if sent != 3 {
+			t.Errorf("%d messages were sent, not 3", sent)
 		}
 	}
 }

@@ -179,7 +179,7 @@ func (n *Node) stepVerify(e Event) {
 		n.diverged, n.heal = true, Heal{}
 		n.heals++
 		if n.state == Protected {
-			n.send(&Diverged{Sequence: e.Sequence, Text: e.Text[:min(len(e.Text), MaxText)]})
+			n.send(&Diverged{Sequence: e.Sequence, Text: clip(e.Text)})
 		}
 	case HealLogged:
 		if n.state != Protected || !n.diverged {
