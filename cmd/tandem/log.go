@@ -39,14 +39,14 @@ ends, and the exit status is 1.`,
 func openLog(path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, usage(err)
+		return nil, usage(fileError("the log", path, err))
 	}
 	if info.IsDir() {
 		path = filepath.Join(path, wire.LogName)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, usage(err)
+		return nil, usage(fileError("the log", path, err))
 	}
 	return f, nil
 }

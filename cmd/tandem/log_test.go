@@ -219,8 +219,8 @@ func TestLogRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no file":        {[]string{"dump", filepath.Join(dir, "none")}, "no such file"},
-		"no log in dir":  {[]string{"summary", t.TempDir()}, "no such file"},
+		"no file":        {[]string{"dump", filepath.Join(dir, "none")}, "does not exist: check the path"},
+		"no log in dir":  {[]string{"summary", t.TempDir()}, "does not exist: check the path"},
 		"another file":   {[]string{"dump", other}, "not a Tandem log"},
 		"unknown kind":   {[]string{"dump", dir, "--kind", "clock,clack"}, `"clack"`},
 		"empty range":    {[]string{"dump", dir, "--from", "2", "--to", "1"}, "after --to"},
