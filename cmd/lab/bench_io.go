@@ -97,7 +97,7 @@ var ioLine = regexp.MustCompile(`measured: ([\d.]+) ([\d.]+) (\d+) (\d+) end`)
 func (l *ioLoad) measure(ctx context.Context, e *labrun.Engine) (ioResult, error) {
 	disk, stats := e.Path("io-disk"), e.Path("io-stats")
 	guest, err := e.Start(ctx, labrun.Options{}, "sh", "-c", fmt.Sprintf(
-		"truncate -s 64M %s; exec %s run -k %s -i %s -m %s -c 'quiet io_delay=none' --disk %[1]s --net user,loopback --stats-json %s",
+		"truncate -s 64M %s; exec %s run -k %s -i %s -m %s -c 'quiet io_delay=none' --disk %[1]s --net user,loopback --stats-json %[6]s",
 		disk, e.Tandem(), e.Kernel(), e.Path("io-initrd"), labrun.GuestMemory, stats))
 	if err != nil {
 		return ioResult{}, err

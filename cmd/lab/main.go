@@ -36,8 +36,8 @@ func run(args []string) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &exit):
-		return exit.ShellCode()
+	case errors.As(err, &exit) && err == error(exit):
+		return exit.ShellCode() // the command's own; a command of the lab's that failed is wrapped and named
 	}
 	fmt.Fprintln(os.Stderr, "lab:", err)
 	return statusFailed
