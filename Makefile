@@ -44,7 +44,8 @@ fuzz: ## run every fuzz target for FUZZTIME (20s)
 
 bench: build ## measure: small guests on this machine, Linux in the lab
 	@$(GO) test -run '^$$' -bench . -benchtime 1x -short ./vmm/... ./devices/... ./lockstep/...
-	@$(BIN)/lab bench
+	@$(BIN)/lab bench boot
+	@$(BIN)/lab bench record
 
 guests: ## assemble the small guests of testdata anew
 	@./testdata/guests/build.sh
