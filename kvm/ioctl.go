@@ -35,7 +35,6 @@ const (
 	ioGetCPUID2           = 0xc008ae91
 	ioGetMPState          = 0x8004ae98
 	ioSetMPState          = 0x4004ae99
-	ioNMI                 = 0xae9a
 	ioSetGuestDebug       = 0x4048ae9b
 	ioGetVCPUEvents       = 0x8040ae9f
 	ioSetVCPUEvents       = 0x4040aea0

@@ -3,7 +3,6 @@ package kvm
 import (
 	"errors"
 	"fmt"
-	"math/bits"
 
 	"golang.org/x/sys/unix"
 )
@@ -158,15 +157,4 @@ func (m *Memory) TakeWritten(i int, bitmap []uint64) {
 		bitmap[w] |= set
 		m.regions[i].written[w] = 0
 	}
-}
-
-// WrittenPages returns how many pages of all regions WriteAt has written since TakeWritten.
-func (m *Memory) WrittenPages() int {
-	n := 0
-	for i := range m.regions {
-		for _, w := range m.regions[i].written {
-			n += bits.OnesCount64(w)
-		}
-	}
-	return n
 }

@@ -75,13 +75,6 @@ func (h *Hold) Discard() {
 	h.changed.Broadcast()
 }
 
-// Held returns how many bytes wait.
-func (h *Hold) Held() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.bytes
-}
-
 func (h *Hold) drain() {
 	h.releasing.Lock()
 	defer h.releasing.Unlock()

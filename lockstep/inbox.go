@@ -86,8 +86,5 @@ func (b *Inbox) take() {
 	}
 }
 
-// Waiting returns how many frames are held that the machine has not begun.
-func (b *Inbox) Waiting() int { return len(b.frames) }
-
 // Close ends the records where they are. The connection is closed by itself.
 func (b *Inbox) Close() { b.stop.Do(func() { close(b.stopped) }) }
