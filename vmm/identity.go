@@ -21,7 +21,9 @@ type identity struct {
 	Disks       []virtio.BlkConfig `json:"disks"`
 	NICs        []virtio.NetConfig `json:"nics"`
 	Entropy     bool               `json:"entropy"`
-	CPUID       []kvm.CPUIDEntry   `json:"cpuid"`
+	// VirtioConsole is null for a machine that has none.
+	VirtioConsole *virtio.ConsoleConfig `json:"virtio_console"`
+	CPUID         []kvm.CPUIDEntry      `json:"cpuid"`
 }
 
 func (m *Machine) identity() identity {
@@ -34,6 +36,9 @@ func (m *Machine) identity() identity {
 	}
 	for _, n := range m.config.NICs {
 		id.NICs = append(id.NICs, n.NetConfig)
+	}
+	if c := m.config.VirtioConsole; c != nil {
+		id.VirtioConsole = &c.ConsoleConfig
 	}
 	return id
 }
@@ -77,6 +82,9 @@ func ConfigOf(header *wire.Header) (Config, error) {
 	}
 	for _, n := range id.NICs {
 		c.NICs = append(c.NICs, NIC{NetConfig: n, Out: noSink{}})
+	}
+	if id.VirtioConsole != nil {
+		c.VirtioConsole = &VirtioConsole{ConsoleConfig: *id.VirtioConsole, Out: noSink{}}
 	}
 	return c, nil
 }

@@ -10,11 +10,22 @@ import (
 func (m *Machine) room(kind lockstep.Kind, device uint8, payload []byte) int {
 	switch kind {
 	case lockstep.KindConsole:
-		return m.pc.UART.Room()
+		return m.consoleRoom(device)
 	case lockstep.KindFrame:
 		return m.frameRoom(device, payload)
 	}
 	return 1
+}
+
+// consoleRoom returns how many bytes a console takes now, and for one that is not there that they are to be dropped.
+func (m *Machine) consoleRoom(device uint8) int {
+	switch {
+	case device == SerialConsole:
+		return m.pc.UART.Room()
+	case device == VirtioConsoleDevice && m.virtio.console != nil:
+		return m.virtio.console.Room()
+	}
+	return -1
 }
 
 // apply lets an input enter the machine. An error says that it is none that this machine can have: the log is damaged or
@@ -26,8 +37,14 @@ func (m *Machine) apply(in lockstep.Input) error {
 		// The door has moved the clock; advance does the rest.
 		return nil
 	case lockstep.KindConsole:
-		m.pc.UART.Receive(in.Payload)
-		return nil
+		switch {
+		case in.Device == SerialConsole:
+			m.pc.UART.Receive(in.Payload)
+			return nil
+		case in.Device == VirtioConsoleDevice && v.console != nil:
+			v.console.Receive(in.Payload)
+			return nil
+		}
 	case lockstep.KindPower:
 		m.pc.PowerButton()
 		return nil

@@ -27,6 +27,8 @@ type Config struct {
 	NICs  []NIC
 	// Entropy gives the guest a virtio entropy device.
 	Entropy bool
+	// VirtioConsole, if not nil, gives the guest a virtio console beside its serial port.
+	VirtioConsole *VirtioConsole
 	// MMIO puts the virtio devices on memory-mapped registers instead of a PCI bus, for kernels built without PCI. The
 	// kernel must be told of them: see Machine.MMIODevices.
 	MMIO bool

@@ -9,6 +9,7 @@ import (
 	"tandem/devices"
 	"tandem/devices/virtio"
 	"tandem/kvm"
+	"tandem/lockstep"
 	"tandem/lockstep/wire"
 	"tandem/testdata/guests"
 )
@@ -23,8 +24,9 @@ func everyDevice(t *testing.T, image []byte) *Machine {
 	defer system.Close()
 	m, err := New(system, Config{
 		MemoryBytes: guestMemoryBytes, EpochNS: guestEpochNS, Console: newSink(), Debug: newSink(), Entropy: true,
-		Disks: []Disk{{BlkConfig: virtio.BlkConfig{Sectors: 2048}, Name: "disk"}},
-		NICs:  []NIC{{NetConfig: virtio.NetConfig{MAC: [6]byte{2, 0, 0, 0, 0, 1}, MTU: 1500}, Out: newSink()}},
+		Disks:         []Disk{{BlkConfig: virtio.BlkConfig{Sectors: 2048}, Name: "disk"}},
+		NICs:          []NIC{{NetConfig: virtio.NetConfig{MAC: [6]byte{2, 0, 0, 0, 0, 1}, MTU: 1500}, Out: newSink()}},
+		VirtioConsole: &VirtioConsole{ConsoleConfig: virtio.ConsoleConfig{Columns: 80, Rows: 25}, Out: newSink()},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -132,6 +134,9 @@ func use(t *testing.T, m *Machine) {
 	}
 	if m.pc.UART.Room() > 0 {
 		m.pc.UART.Receive([]byte("x"))
+	}
+	if m.room(lockstep.KindConsole, VirtioConsoleDevice, []byte("x")) > 0 {
+		m.virtio.console.Receive([]byte("x"))
 	}
 	if _, err := m.capture(); err != nil {
 		t.Errorf("it can't be saved: %v", err)

@@ -32,13 +32,29 @@ type NIC struct {
 	OnOffloads func(virtio.Offloads)
 }
 
+// The consoles of a machine, as inputs of kind KindConsole name them.
+const (
+	SerialConsole = 0
+	// VirtioConsoleDevice is the console of Config.VirtioConsole.
+	VirtioConsoleDevice = 1
+)
+
+// VirtioConsole is a virtio console of a machine. What is typed at it comes by Machine.Post.
+type VirtioConsole struct {
+	virtio.ConsoleConfig
+	// Out takes what the guest writes to it.
+	Out devices.Sink
+}
+
 // virtioDevices are a machine's virtio devices and, while inputs come from the world, what does their work.
 type virtioDevices struct {
 	bus   *pci.Bus
 	disks []*virtio.Blk
 	nics  []*virtio.Net
 	rng   *virtio.Rng
-	parts []devices.Part
+	// console is nil if the machine has no virtio console.
+	console *virtio.Console
+	parts   []devices.Part
 
 	backends []*diskBackend
 	entropy  entropySource
@@ -53,7 +69,8 @@ func (d *diskBackend) Submit(r virtio.DiskRequest) {
 	}
 }
 
-// addVirtio makes the virtio devices that the configuration asks for. The order is fixed: disks, network, entropy.
+// addVirtio makes the virtio devices that the configuration asks for. The order is fixed: disks, network, entropy,
+// console.
 func (m *Machine) addVirtio() error {
 	v := &m.virtio
 	attach := m.mmioSlots()
@@ -87,6 +104,12 @@ func (m *Machine) addVirtio() error {
 	if m.config.Entropy {
 		v.rng = virtio.NewRng(m.memory, &v.entropy)
 		if err := attach(&v.rng.Core, "rng", v.rng); err != nil {
+			return err
+		}
+	}
+	if c := m.config.VirtioConsole; c != nil {
+		v.console = virtio.NewConsole(m.memory, c.ConsoleConfig, m.gated(c.Out))
+		if err := attach(&v.console.Core, "console", v.console); err != nil {
 			return err
 		}
 	}
