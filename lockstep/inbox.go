@@ -1,6 +1,7 @@
 package lockstep
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,53 +10,76 @@ import (
 	"tandem/lockstep/wire"
 )
 
-// inboxFrames bounds the frames that a follower holds and has not executed. A full inbox stops reading from the
-// connection, which in the end stalls the guest at the other side.
-const inboxFrames = 1024
-
-// Inbox holds the frames of a log as they come over a connection, and gives their records. A goroutine of its own reads
-// the connection, so that what has arrived is held, and acknowledged, whatever the machine is at.
+// Inbox holds the frames of a log as they come from a peer, and gives their records. Push, Close and Abort may be called
+// from any goroutine, Next belongs to the machine's.
 type Inbox struct {
-	frames  chan inboxFrame
-	stopped chan struct{}
-	stop    sync.Once
+	taken func(bytes int)
+
+	mu      sync.Mutex
+	changed *sync.Cond
+	frames  []inboxFrame
+	next    uint64 // the sequence number that the next frame begins with
+	ended   error  // why there are no more frames
+
+	// The machine's side.
+	reader  *wire.FrameReader
+	source  bytes.Reader
 	decoder wire.Decoder
 	begun   bool
-	err     error // the machine's side: why there are no more records
+	err     error // why there are no more records
 }
 
 type inboxFrame struct {
-	wire.Frame
-	err error
+	first   uint64
+	records uint32
+	bytes   []byte
 }
 
-// NewInbox reads frames from r until it ends or fails, and calls received with the number of the last record of each
-// frame once the frame is held.
-func NewInbox(r io.Reader, received func(sequence uint64)) *Inbox {
-	b := &Inbox{frames: make(chan inboxFrame, inboxFrames), stopped: make(chan struct{})}
-	go b.read(wire.NewFrameReader(r), received)
+// NewInbox returns an empty inbox for a log from record first on. taken, if not nil, is called by the machine's goroutine
+// with the size of each frame that it has taken out.
+func NewInbox(first uint64, taken func(bytes int)) *Inbox {
+	b := &Inbox{next: first, taken: taken}
+	b.changed = sync.NewCond(&b.mu)
+	b.reader = wire.NewFrameReader(&b.source)
 	return b
 }
 
-func (b *Inbox) read(frames *wire.FrameReader, received func(uint64)) {
-	next := uint64(0) // the sequence number that the next frame begins with; unknown at first
-	for {
-		f, err := frames.Next()
-		if err == nil && next != 0 && f.Base.Sequence != next {
-			err = fmt.Errorf("a frame begins with record %d, %d was due", f.Base.Sequence, next)
-		}
-		f.Body = append([]byte(nil), f.Body...)
-		select {
-		case b.frames <- inboxFrame{f, err}:
-		case <-b.stopped:
-			return
-		}
-		if err != nil {
-			return
-		}
-		next = f.Base.Sequence + uint64(f.Records)
-		received(next - 1)
+// Push adds a frame of the given number of records, which is kept. A frame that does not follow the last one is refused.
+func (b *Inbox) Push(first uint64, records uint32, frame []byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if first != b.next {
+		return fmt.Errorf("a frame begins with record %d, %d was due", first, b.next)
 	}
+	b.next = first + uint64(records)
+	b.frames = append(b.frames, inboxFrame{first, records, frame})
+	b.changed.Broadcast()
+	return nil
+}
+
+// Empty tells whether the machine has taken all frames out.
+func (b *Inbox) Empty() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.frames) == 0
+}
+
+// Close says that no frame will come: Next returns io.EOF behind those that are there.
+func (b *Inbox) Close() { b.end(false) }
+
+// Abort ends the records where they are.
+func (b *Inbox) Abort() { b.end(true) }
+
+func (b *Inbox) end(now bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended == nil {
+		b.ended = io.EOF
+	}
+	if now {
+		b.frames = nil
+	}
+	b.changed.Broadcast()
 }
 
 // Next implements Source. It waits for a record to come.
@@ -68,23 +92,36 @@ func (b *Inbox) Next(r *wire.Record) error {
 				return err
 			}
 		}
-		b.take()
+		b.err = b.take()
 	}
 	return b.err
 }
 
 // take waits for the next frame.
-func (b *Inbox) take() {
-	select {
-	case f := <-b.frames:
-		if b.err = f.err; f.err == nil {
-			b.decoder.Reset(f.Body, f.Base)
-			b.begun = true
-		}
-	case <-b.stopped:
-		b.err = io.EOF
+func (b *Inbox) take() error {
+	b.mu.Lock()
+	for len(b.frames) == 0 && b.ended == nil {
+		b.changed.Wait()
 	}
+	if len(b.frames) == 0 {
+		b.mu.Unlock()
+		return b.ended
+	}
+	frame := b.frames[0]
+	b.frames = b.frames[1:]
+	b.mu.Unlock()
+	if b.taken != nil {
+		b.taken(len(frame.bytes))
+	}
+	b.source.Reset(frame.bytes)
+	f, err := b.reader.Next()
+	if err == nil && (f.Base.Sequence != frame.first || f.Records != int(frame.records)) {
+		err = fmt.Errorf("a frame of %d records from %d, %d from %d were announced", f.Records, f.Base.Sequence, frame.records, frame.first)
+	}
+	if err != nil {
+		return err
+	}
+	b.decoder.Reset(f.Body, f.Base)
+	b.begun = true
+	return nil
 }
-
-// Close ends the records where they are. The connection is closed by itself.
-func (b *Inbox) Close() { b.stop.Do(func() { close(b.stopped) }) }

@@ -28,14 +28,15 @@ const (
 	KindPower   = wire.KindPower
 )
 
-// What a replaying door gives beside: the machine's state at a forced stop, the hashes of pages and devices to compare, the mark of
-// a checkpoint, and the end of the log.
+// What a replaying door gives beside: the machine's state at a forced stop, the hashes of pages and devices and of output to
+// compare, the mark of a checkpoint, and the end of the log.
 const (
 	KindDelta      = wire.KindDelta
 	KindMemory     = wire.KindMemory
 	KindCheckpoint = wire.KindCheckpoint
 	KindEnd        = wire.KindEnd
 	KindDevices    = wire.KindDevices
+	KindOutput     = wire.KindOutput
 )
 
 // Input is one thing that enters the machine from outside.
@@ -49,6 +50,10 @@ type Input struct {
 	Number uint64
 	// Cause is a KindEnd's.
 	Cause wire.Cause
+	// Of, Length and Hash are a KindOutput's.
+	Of     Kind
+	Length uint64
+	Hash   uint64
 }
 
 // Clock is the guest's time as devices see it.

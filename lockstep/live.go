@@ -26,7 +26,7 @@ var ErrDoorClosed = errors.New("the machine has ended")
 type Live struct {
 	start  time.Time // host time at which the guest clock was base
 	base   int64
-	notify func()
+	notify atomic.Pointer[func()]
 
 	// The rest of the first group belongs to the machine's goroutine.
 	time    int64 // the guest clock's latest value in ns
@@ -56,7 +56,8 @@ type Live struct {
 // NewLive returns a door whose guest clock stands at base ns now. notify is called, from any goroutine, whenever the
 // machine should come to the door: it makes a running guest exit.
 func NewLive(base int64, notify func()) *Live {
-	l := &Live{start: time.Now(), base: base, time: base, notify: notify, sleeper: newSleeper()}
+	l := &Live{start: time.Now(), base: base, time: base, sleeper: newSleeper()}
+	l.notify.Store(&notify)
 	l.room = sync.NewCond(&l.mu)
 	return l
 }
@@ -108,7 +109,7 @@ func (l *Live) Wake() {
 	if l.sleeper.wake() {
 		return
 	}
-	l.notify()
+	(*l.notify.Load())()
 }
 
 // Close lets sources go that wait in Post. Inputs still queued are dropped with the machine.

@@ -90,10 +90,31 @@ type Recorder struct {
 
 // NewRecorder returns a door whose guest clock stands at base ns, at the given position.
 func NewRecorder(base int64, at Position, log Log, options RecorderOptions) *Recorder {
+	return Attach(NewLive(base, options.Kick), at, log, options)
+}
+
+// Attach returns a door that goes on where a live one stands, at the given position, and logs every input from then on.
+// What is queued at the live door, and its clock, are the recorder's. It belongs to the machine's goroutine.
+func Attach(live *Live, at Position, log Log, options RecorderOptions) *Recorder {
 	options.complete()
-	r := &Recorder{log: log, options: options, position: at, digested: at}
-	r.Live = NewLive(base, r.deferKick)
+	r := &Recorder{Live: live, log: log, options: options, position: at, digested: at}
+	live.sampled = false // whoever follows the log from here has not sampled the clock either
+	notify := r.deferKick
+	live.notify.Store(&notify)
 	return r
+}
+
+// Detach ends the log: the live door goes on by itself, and calls notify as NewLive says. It belongs to the machine's
+// goroutine.
+func (r *Recorder) Detach(notify func()) *Live {
+	r.Live.notify.Store(&notify)
+	return r.Live
+}
+
+// Output logs that something leaves the machine at the present position. Flush must follow when all that leaves
+// there is logged.
+func (r *Recorder) Output(of Kind, device uint8, bytes int, hash uint64) {
+	r.append(wire.KindOutput, func(w *wire.Record) { w.Of, w.Device, w.Length, w.Hash = of, device, uint64(bytes), hash })
 }
 
 func (r *Recorder) append(kind Kind, fill func(*wire.Record)) {

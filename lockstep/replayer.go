@@ -25,7 +25,9 @@ type Replayer struct {
 	sampled  bool
 	err      error
 	recent   [recentRecords]wire.Record // without payloads; for the report of a divergence
-	used     int
+	used     uint64
+	// onUse, if not nil, is called with how many records have been used, when one has.
+	onUse func(used uint64)
 	// present tells the guest time of a machine that may have to go on without its log: the end of the records, however it
 	// came, is then no failure. It is nil for a machine that only ever repeats.
 	present func() int64
@@ -70,8 +72,21 @@ func NewReplayer(base int64, at Position, source Source) *Replayer {
 // NewFollower returns a door like a Replayer's for a machine that follows another one as it runs, and may have to go on
 // alone: however the source ends, the machine is told of the end where all that has come is used. present tells the guest
 // time from then on.
-func NewFollower(base int64, at Position, source Source, present func() int64) *Replayer {
-	return &Replayer{source: source, time: base, position: at, present: present}
+//
+// used, if not nil, is called by the machine's goroutine with how many records have been used, whenever one has.
+func NewFollower(base int64, at Position, source Source, present func() int64, used func(records uint64)) *Replayer {
+	return &Replayer{source: source, time: base, position: at, present: present, onUse: used}
+}
+
+// Used returns how many records have been used.
+func (r *Replayer) Used() uint64 { return r.used }
+
+// Present returns the guest time as it would be if the machine whose log is followed were still running, in ns.
+func (r *Replayer) Present() int64 {
+	if r.present == nil {
+		return r.time
+	}
+	return max(r.time, r.present())
 }
 
 // peek returns the next record that has not been used, or nil at the log's end.
@@ -94,6 +109,9 @@ func (r *Replayer) use() {
 	kept.Payload, kept.Registers = nil, nil
 	r.recent[r.used%recentRecords] = kept
 	r.used++
+	if r.onUse != nil {
+		r.onUse(r.used)
+	}
 }
 
 func (r *Replayer) diverge(format string, args ...any) *Divergence {
@@ -107,7 +125,7 @@ func (r *Replayer) diverge(format string, args ...any) *Divergence {
 // Recent describes the last records used, oldest first.
 func (r *Replayer) Recent() []string {
 	var all []string
-	for i := max(0, r.used-recentRecords); i < r.used; i++ {
+	for i := r.used - min(r.used, recentRecords); i < r.used; i++ {
 		rec := &r.recent[i%recentRecords]
 		all = append(all, fmt.Sprintf("%v at exit %d", rec.Kind, rec.Position))
 	}
@@ -204,7 +222,10 @@ func (r *Replayer) Next(w Waiting) (Input, bool) {
 		}
 	}
 	r.payload = append(r.payload[:0], rec.Payload...)
-	in := Input{Kind: rec.Kind, Device: rec.Device, Payload: r.payload, Number: rec.Number, Cause: rec.Cause}
+	in := Input{
+		Kind: rec.Kind, Device: rec.Device, Payload: r.payload, Number: rec.Number, Cause: rec.Cause,
+		Of: rec.Of, Length: rec.Length, Hash: rec.Hash,
+	}
 	r.use()
 	return in, true
 }
@@ -231,14 +252,20 @@ func (r *Replayer) incomplete() error {
 
 // End tells why the log ends, for a guest that has ended by itself at the present position, where the log must end too.
 func (r *Replayer) End() (wire.Cause, error) {
-	switch rec := r.peek(); {
+	rec := r.peek()
+	for rec != nil && rec.Kind == KindOutput && rec.Position == uint64(r.position) { // the guest's last words
+		r.use()
+		rec = r.peek()
+	}
+	switch {
 	case rec == nil:
 		return 0, r.incomplete()
 	case rec.Kind != KindEnd || rec.Position != uint64(r.position):
 		return 0, r.diverge("the guest has ended, the log goes on with a %v at exit %d", rec.Kind, rec.Position)
-	default:
-		return rec.Cause, nil
 	}
+	cause := rec.Cause
+	r.use()
+	return cause, nil
 }
 
 // delta joins a delta's parts.

@@ -56,6 +56,15 @@ var leafMasks = []leafMask{
 		hides: "speculation control MSRs, which are not in the state that a peer is given; core counts"},
 }
 
+// GuestCPUID returns what a guest's processor on this host says that it is. Hosts of a pair must have it alike.
+func GuestCPUID(system *kvm.System) (kvm.CPUID, error) {
+	supported, err := system.SupportedCPUID()
+	if err != nil {
+		return nil, err
+	}
+	return guestCPUID(supported), nil
+}
+
 // guestCPUID returns what the guest sees of a host that supports the given leaves. It is a pure function: two hosts that
 // give the same leaves give the same guest.
 func guestCPUID(supported kvm.CPUID) kvm.CPUID {

@@ -144,16 +144,24 @@ func (m *Machine) LoadSaved(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("a saved machine: %w", err)
 	}
-	var state savedState
-	decoder := json.NewDecoder(bytes.NewReader(blob))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&state); err != nil {
-		return fmt.Errorf("a saved machine's state: %w", err)
+	state, err := decodeState(blob)
+	if err != nil {
+		return err
 	}
 	if err := m.readPages(pages); err != nil {
 		return fmt.Errorf("a saved machine: %w", err)
 	}
-	return m.restore(&state)
+	return m.restore(state)
+}
+
+func decodeState(blob []byte) (*savedState, error) {
+	var state savedState
+	decoder := json.NewDecoder(bytes.NewReader(blob))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&state); err != nil {
+		return nil, fmt.Errorf("a saved machine's state: %w", err)
+	}
+	return &state, nil
 }
 
 func (m *Machine) restore(s *savedState) error {

@@ -50,6 +50,9 @@ func (m *Machine) apply(in lockstep.Input) error {
 		return nil
 	case lockstep.KindDisk:
 		if int(in.Device) < len(v.disks) {
+			if err := v.backends[in.Device].await(in.Payload); err != nil {
+				return err
+			}
 			return v.disks[in.Device].Complete(in.Payload)
 		}
 	case lockstep.KindFrame:
@@ -67,6 +70,8 @@ func (m *Machine) apply(in lockstep.Input) error {
 		return m.checkPages(in.Number, in.Payload)
 	case lockstep.KindDevices:
 		return m.checkDevices(in.Payload)
+	case lockstep.KindOutput:
+		return m.checkOutput(in)
 	case lockstep.KindCheckpoint:
 		m.pageReader = nil // saving emptied the shadow
 		return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"tandem/boot"
 	"tandem/devices"
@@ -59,10 +60,14 @@ type Machine struct {
 	recorder *lockstep.Recorder
 	// recording is the folder that the machine is recorded into, nil if it is not.
 	recording *Recording
-	// mirror is the peer that output waits for, nil if there is none. following says that this machine is a peer's copy,
-	// which must not be heard.
-	mirror    *Mirror
-	following bool
+	// follower is the door of a machine that follows a peer's, else nil. follows is the number of the first record that it
+	// followed.
+	follower *lockstep.Replayer
+	follows  uint64
+	outputs  outputs
+	visitors visitors
+	pace     atomic.Int32 // a Pace
+	rested   time.Time    // when a slow machine last rested
 
 	position lockstep.Position
 	exit     kvm.Exit
@@ -106,7 +111,7 @@ func New(system *kvm.System, config Config) (*Machine, error) {
 	}
 	pc, err := devices.NewPC(devices.PCConfig{
 		Clock: clockOfDoor{m}, EpochNS: config.EpochNS, MemoryBytes: config.MemoryBytes,
-		Console: m.gated(config.Console), Debug: m.gated(config.Debug),
+		Console: m.outlet(lockstep.KindConsole, SerialConsole, config.Console), Debug: m.outlet(lockstep.KindConsole, debugConsole, config.Debug),
 		Reset: func() { m.ended = CauseReset },
 	})
 	if err != nil {
@@ -150,11 +155,11 @@ func checkHost(system *kvm.System) error {
 }
 
 func (m *Machine) create(system *kvm.System) error {
-	supported, err := system.SupportedCPUID()
+	leaves, err := GuestCPUID(system)
 	if err != nil {
 		return err
 	}
-	m.leaves = guestCPUID(supported)
+	m.leaves = leaves
 	m.amd = isAMD(m.leaves)
 	if m.config.CPUID != nil {
 		if err := checkCPUID(m.config.CPUID, m.leaves); err != nil {
@@ -257,7 +262,7 @@ func (m *Machine) Position() lockstep.Position { return m.position }
 func (m *Machine) GoLive() {
 	m.leaveWorld()
 	m.live = lockstep.NewLive(m.time(), m.kick)
-	m.door, m.recorder, m.digested, m.following = m.live, nil, false, false
+	m.door, m.recorder, m.digested = m.live, nil, false
 	m.stopPosition, m.stopTime = 0, 0
 	m.stop.Store(false)
 	m.startBackEnds()

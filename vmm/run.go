@@ -17,6 +17,8 @@ func (m *Machine) Run() (Cause, error) {
 	defer runtime.UnlockOSThread()
 	m.vcpu.SetSync(kvm.SyncRegs)
 	m.ended = 0
+	m.visitors.open()
+	defer m.visitors.shut()
 	for {
 		if err := m.takeInputs(); err != nil {
 			return 0, m.explain(err)
@@ -29,6 +31,11 @@ func (m *Machine) Run() (Cause, error) {
 		}
 		if err := m.keepRecord(); err != nil {
 			return 0, err
+		}
+		m.commitOutputs(m.halted)
+		m.keepPace()
+		if m.visitors.receive() {
+			continue // the door may be another
 		}
 		// From here on whatever happens kicks the vCPU. The door is asked before an interrupt is given to KVM, not after:
 		// with one queued there the guest has to be entered, or the next would take its place and it would be lost, and a

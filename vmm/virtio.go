@@ -61,7 +61,10 @@ type virtioDevices struct {
 }
 
 // diskBackend passes a disk's requests on to its server, when there is one.
-type diskBackend struct{ server *blk.Server }
+type diskBackend struct {
+	server    *blk.Server
+	following bool // the server does what a primary's does, and posts nothing
+}
 
 func (d *diskBackend) Submit(r virtio.DiskRequest) {
 	if d.server != nil {
@@ -89,7 +92,7 @@ func (m *Machine) addVirtio() error {
 		}
 	}
 	for i, n := range m.config.NICs {
-		nic, err := virtio.NewNet(m.memory, n.NetConfig, m.gated(n.Out))
+		nic, err := virtio.NewNet(m.memory, n.NetConfig, m.outlet(lockstep.KindFrame, uint8(i), n.Out))
 		if err != nil {
 			return err
 		}
@@ -108,7 +111,7 @@ func (m *Machine) addVirtio() error {
 		}
 	}
 	if c := m.config.VirtioConsole; c != nil {
-		v.console = virtio.NewConsole(m.memory, c.ConsoleConfig, m.gated(c.Out))
+		v.console = virtio.NewConsole(m.memory, c.ConsoleConfig, m.outlet(lockstep.KindConsole, VirtioConsoleDevice, c.Out))
 		if err := attach(&v.console.Core, "console", v.console); err != nil {
 			return err
 		}
@@ -202,14 +205,11 @@ func (m *Machine) startBackEnds() {
 			continue // it posts to whichever door the machine has
 		}
 		d := m.config.Disks[i]
-		device := uint8(i)
 		image := d.Image
 		if image == nil {
 			image = blk.Absent(d.Sectors*virtio.SectorSize, d.ReadOnly)
 		}
-		v.backends[i].server = blk.NewServer(d.Name, image, slog.Default(), func(payload []byte) {
-			_ = m.Post(lockstep.Input{Kind: lockstep.KindDisk, Device: device, Payload: payload}) // the machine may have ended
-		})
+		v.backends[i].server = blk.NewServer(d.Name, image, slog.Default(), m.diskDone(i))
 		for _, r := range v.disks[i].Pending() {
 			v.backends[i].Submit(r)
 		}
@@ -219,6 +219,13 @@ func (m *Machine) startBackEnds() {
 		for _, n := range v.rng.Pending() {
 			v.entropy.Request(n)
 		}
+	}
+}
+
+// diskDone returns what posts a disk's completions.
+func (m *Machine) diskDone(device int) func(payload []byte) {
+	return func(payload []byte) {
+		_ = m.Post(lockstep.Input{Kind: lockstep.KindDisk, Device: uint8(device), Payload: payload}) // the machine may have ended
 	}
 }
 
@@ -272,4 +279,32 @@ func (e *entropySource) close() {
 		close(e.requests)
 		e.requests = nil
 	}
+}
+
+// TrackDisks notes from now on what is written to the machine's disks, so that they can be copied while the guest runs. It is
+// called before the machine has a door.
+func (m *Machine) TrackDisks() (*blk.Row, error) {
+	tracked := make([]*blk.Tracked, 0, len(m.config.Disks))
+	for i := range m.config.Disks {
+		d := &m.config.Disks[i]
+		t := blk.Track(d.Image)
+		d.Image = t
+		tracked = append(tracked, t)
+	}
+	return blk.NewRow(tracked)
+}
+
+// SetImages gives a machine that has no door yet its disks' content, which it closes.
+func (m *Machine) SetImages(images []blk.Image) error {
+	if len(images) != len(m.config.Disks) {
+		return fmt.Errorf("%d images for %d disks", len(images), len(m.config.Disks))
+	}
+	for i, image := range images {
+		d := &m.config.Disks[i]
+		if uint64(image.Size()) != d.Sectors*virtio.SectorSize {
+			return fmt.Errorf("disk %s has %d bytes, the guest's has %d: give an image of that size", d.Name, image.Size(), d.Sectors*virtio.SectorSize)
+		}
+		d.Image = image
+	}
+	return nil
 }

@@ -66,7 +66,7 @@ func appendBody(dst []byte, m Message) []byte {
 		return append(dst, m.Data...)
 	case *Disk:
 		dst = le.AppendUint64(dst, m.Sync)
-		dst = le.AppendUint64(dst, m.Offset)
+		dst = le.AppendUint64(dst, m.Through)
 		return append(dst, m.Data...)
 	case *RoundEnd:
 		dst = le.AppendUint64(dst, m.Sync)
@@ -182,7 +182,7 @@ func decodeBody(t Type, b []byte) (Message, error) {
 		if u64(8) > math.MaxInt64-MaxBody {
 			return nil, malformed("a part of a disk at byte %d", u64(8))
 		}
-		return &Disk{Sync: u64(0), Offset: u64(8), Data: b[16:]}, nil
+		return &Disk{Sync: u64(0), Through: u64(8), Data: b[16:]}, nil
 	case TypeRoundEnd:
 		if le.Uint32(b[12:]) > 1 {
 			return nil, malformed("reserved bits of a round's end are set")

@@ -26,7 +26,7 @@ func allMessages() []Message {
 		&Refuse{Reason: RefusedCPUID, Text: "other model"},
 		&SyncBegin{Sync: 7, Replica: d(6), DiskBytes: 4096},
 		&Pages{Sync: 7, Round: 2, Data: []byte("pages")},
-		&Disk{Sync: 7, Offset: 1 << 40, Data: []byte("block")},
+		&Disk{Sync: 7, Through: 1 << 40, Data: []byte("block")},
 		&RoundEnd{Sync: 7, Round: 3, Final: true, Sequence: 99},
 		&Ready{Sync: 7},
 		&Records{First: 100, Count: 2, Released: 90, Frame: []byte("frame")},

@@ -96,7 +96,7 @@
 //	TypeRefuse    2       u8 reason, 7 zero, text in UTF-8
 //	TypeSyncBegin 3       u64 sync, 32 bytes replica, u64 byte from which the replica goes on
 //	TypePages     4       u64 sync, u32 round, 4 zero, a part of a stream of pages (package wire)
-//	TypeDisk      5       u64 sync, u64 offset, bytes
+//	TypeDisk      5       u64 sync, u64 bytes that the replica has, in their order, with this part; the part
 //	TypeRoundEnd  6       u64 sync, u32 round, u32 flags (bit 0 final, others zero), u64 sequence of the cut
 //	TypeReady     7       u64 sync
 //	TypeRecords   8       u64 first, u64 released, u32 count (at least 1), 4 zero, a frame (package wire)

@@ -149,9 +149,9 @@ type Pages struct {
 
 // Disk: see TypeDisk.
 type Disk struct {
-	Sync   uint64
-	Offset uint64 // in the row of all disks
-	Data   []byte
+	Sync    uint64
+	Through uint64 // how many bytes of the row of all disks the replica has, in their order, with this part
+	Data    []byte
 }
 
 // RoundEnd: see TypeRoundEnd.

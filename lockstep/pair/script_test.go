@@ -126,8 +126,8 @@ func (s *scene) play(t *testing.T, f []string) {
 		s.step(who, Ended{"the user said so"})
 	case "forge": // forge WHO TERM: records out of nowhere, of a term
 		s.step(who, Received{n.conn, num(2), &Records{First: n.received + 1, Count: 1}})
-	case "disk": // disk WHO OFFSET BYTES
-		s.step(who, Received{n.conn, n.term, &Disk{Sync: n.sync, Offset: num(2), Data: make([]byte, num(3))}})
+	case "disk": // disk WHO THROUGH BYTES
+		s.step(who, Received{n.conn, n.term, &Disk{Sync: n.sync, Through: num(2), Data: make([]byte, num(3))}})
 	case "status":
 		st := n.Status()
 		fmt.Fprintf(&s.out, "%s: %v %v, term %d, logged %d, received %d, verified %d, released %d, held %d\n",
@@ -177,7 +177,7 @@ func (s *scene) step(who string, e Event) {
 			text := fmt.Sprintf("%T%+v", a, a)
 			switch r := a.(type) {
 			case StoreDisk:
-				text = fmt.Sprintf("StoreDisk: %d bytes at %d", len(r.Disk.Data), r.Disk.Offset)
+				text = fmt.Sprintf("StoreDisk: %d bytes, then whole through %d", len(r.Disk.Data), r.Disk.Through)
 			case StoreRecords:
 				text = "StoreRecords: " + messageText(r.Records)
 			case Report:

@@ -105,9 +105,7 @@ func (n *Node) syncMessage(term uint64, m Message) bool {
 		if !n.current(m.Sync) || n.applying {
 			return false
 		}
-		if m.Offset == n.c.ReplicaBytes {
-			n.c.ReplicaBytes += uint64(len(m.Data))
-		}
+		n.c.ReplicaBytes = max(n.c.ReplicaBytes, m.Through)
 		n.do(StoreDisk{m})
 	case *RoundEnd:
 		if !n.current(m.Sync) || n.applying || m.Round != n.round {

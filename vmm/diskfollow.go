@@ -1,0 +1,56 @@
+package vmm
+
+import (
+	"log/slog"
+
+	"tandem/vmm/blk"
+)
+
+// followDisks lets the machine's disks do what changes them, and nothing else: what the guest reads is in the log.
+func (m *Machine) followDisks(log *slog.Logger) {
+	v := &m.virtio
+	for i, d := range m.config.Disks {
+		if d.Image == nil {
+			continue
+		}
+		b := v.backends[i]
+		b.server, b.following = blk.NewFollower(d.Name, d.Image, log), true
+		for _, r := range v.disks[i].Pending() {
+			b.server.Submit(r)
+		}
+	}
+}
+
+// await waits until this machine's disk has done what the log says that the primary's has done.
+func (d *diskBackend) await(completion []byte) error {
+	if !d.following {
+		return nil
+	}
+	return d.server.Await(completion)
+}
+
+// goLiveDisks makes following disks ones that work by themselves, and completes what is under way.
+func (m *Machine) goLiveDisks() error {
+	for i, b := range m.virtio.backends {
+		if !b.following {
+			continue
+		}
+		b.following = false
+		if err := b.server.GoLive(m.diskDone(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// diskFailure tells how a replica is not what the guest believes any more.
+func (m *Machine) diskFailure() error {
+	for _, b := range m.virtio.backends {
+		if b.following {
+			if err := b.server.Err(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,192 @@
+package vmm
+
+import (
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+
+	"tandem/devices"
+	"tandem/lockstep"
+	"tandem/lockstep/wire"
+)
+
+// Output is something that leaves a machine of a pair: frames and console bytes. It is caused by all records of the log
+// up to its own, which has number Sequence, so that a peer that has executed that record has made the same output.
+type Output struct {
+	Sequence uint64
+	// Release lets it go, in the goroutine that calls it, which may wait if nobody takes it.
+	Release func()
+	// Kind is KindConsole or KindFrame, Device which of those. Data is what leaves; it must not be changed.
+	Kind   lockstep.Kind
+	Device uint8
+	Data   []byte
+}
+
+// outputMode says what becomes of output.
+type outputMode uint8
+
+const (
+	outputFree      outputMode = iota // it leaves at once
+	outputHeld                        // it is logged, and leaves when the pair says so
+	outputFollowing                   // the primary makes the same; it is compared with the log
+	outputNone                        // the machine is not the guest any more
+)
+
+// outputs are a machine's outlets and what waits at them. They belong to the machine's goroutine.
+type outputs struct {
+	mode    outputMode
+	outlets []*outlet
+	packets []packet // made since the last position and not logged; of a follower: whose record has not come yet
+	hold    func(Output)
+	ring    *wire.Ring // mode outputHeld
+}
+
+type packet struct {
+	outlet *outlet
+	bytes  []byte
+}
+
+// outlet is a sink between a device and the world.
+type outlet struct {
+	machine *Machine
+	kind    lockstep.Kind
+	device  uint8
+	world   devices.Sink // nil: nobody listens
+	text    []byte       // of a console, as packets
+	since   int64        // guest time in ns at which text began
+}
+
+// debugConsole is port 0xe9, as records of output name it.
+const debugConsole = 0xff
+
+// outlet returns the sink of a device whose output goes to world. Machines with equal configurations have equal outlets,
+// wherever they lead.
+func (m *Machine) outlet(kind lockstep.Kind, device uint8, world devices.Sink) devices.Sink {
+	o := &outlet{machine: m, kind: kind, device: device, world: world}
+	m.outputs.outlets = append(m.outputs.outlets, o)
+	return o
+}
+
+// Output implements devices.Sink.
+func (o *outlet) Output(p []byte) {
+	switch out := &o.machine.outputs; {
+	case out.mode == outputNone:
+	case out.mode == outputFree:
+		o.send(p)
+	case o.kind == lockstep.KindConsole:
+		if len(o.text) == 0 {
+			o.since = o.machine.time()
+		}
+		o.text = append(o.text, p...)
+	default:
+		out.packets = append(out.packets, packet{o, p})
+	}
+}
+
+func (o *outlet) send(p []byte) {
+	if o.world != nil {
+		o.world.Output(p)
+	}
+}
+
+// released returns the output that p is, caused by record number sequence.
+func (o *outlet) released(sequence uint64, p []byte) Output {
+	return Output{Sequence: sequence, Release: func() { o.send(p) }, Kind: o.kind, Device: o.device, Data: p}
+}
+
+// How much text a console collects before it leaves: a record for each byte would be most of a booting guest's log.
+const (
+	textBytes  = 128
+	textWaitNS = 10_000_000
+)
+
+// due tells whether a console's text is to leave. idle says that the guest has nothing to do.
+func (o *outlet) due(idle bool) bool {
+	n := len(o.text)
+	return n > 0 && (idle || n >= textBytes || o.text[n-1] == '\n' || o.machine.time()-o.since >= textWaitNS)
+}
+
+// commitOutputs logs what the guest has put out and hands it over. The machine stands at a position whose inputs are
+// applied. Text of a console may wait a little, but not where the guest is idle.
+func (m *Machine) commitOutputs(idle bool) {
+	out := &m.outputs
+	if out.mode != outputHeld {
+		return
+	}
+	made := false
+	commit := func(o *outlet, p []byte) {
+		out.hold(o.released(out.ring.Base().Sequence, p)) // before its record can be seen
+		m.recorder.Output(o.kind, o.device, len(p), xxhash.Sum64(p))
+		made = true
+	}
+	for _, p := range out.packets {
+		commit(p.outlet, p.bytes)
+	}
+	out.packets = out.packets[:0]
+	for _, o := range out.outlets {
+		if o.due(idle) {
+			commit(o, o.text)
+			o.text = nil
+		}
+	}
+	if made {
+		m.recorder.Flush() // what gates output goes at once
+	}
+}
+
+// checkOutput compares what the primary has put out with what this machine has, which is handed over.
+func (m *Machine) checkOutput(in lockstep.Input) error {
+	out := &m.outputs
+	if out.mode != outputFollowing {
+		return nil // a recording that is replayed
+	}
+	p, o := out.take(in)
+	switch {
+	case p == nil:
+		return m.outputDiffers("the log has output of %d bytes of %v %d that the machine did not make", in.Length, in.Of, in.Device)
+	case uint64(len(p)) != in.Length || xxhash.Sum64(p) != in.Hash:
+		return m.outputDiffers("output of %d bytes of %v %d differs from the log's of %d", len(p), in.Of, in.Device, in.Length)
+	}
+	out.hold(o.released(m.follows+m.follower.Used()-1, p))
+	return nil
+}
+
+// take removes the oldest output of a device, of a console as much as the record tells.
+func (out *outputs) take(in lockstep.Input) ([]byte, *outlet) {
+	for i, p := range out.packets {
+		if p.outlet.kind == in.Of && p.outlet.device == in.Device {
+			out.packets = append(out.packets[:i], out.packets[i+1:]...)
+			return p.bytes, p.outlet
+		}
+	}
+	for _, o := range out.outlets {
+		if in.Of == lockstep.KindConsole && o.kind == in.Of && o.device == in.Device && len(o.text) > 0 {
+			n := min(uint64(len(o.text)), in.Length)
+			p := o.text[:n:n]
+			o.text = o.text[n:]
+			return p, o
+		}
+	}
+	return nil, nil
+}
+
+func (m *Machine) outputDiffers(format string, args ...any) error {
+	return &lockstep.Divergence{Position: m.position, What: fmt.Sprintf(format, args...)}
+}
+
+// freeOutputs lets everything go that waits at the outlets, and from now on all output at once.
+func (m *Machine) freeOutputs() {
+	out := &m.outputs
+	out.mode = outputFree
+	for _, p := range out.packets {
+		p.outlet.send(p.bytes)
+	}
+	out.packets = nil
+	for _, o := range out.outlets {
+		if len(o.text) > 0 {
+			o.send(o.text)
+			o.text = nil
+		}
+	}
+	out.hold, out.ring = nil, nil
+}
