@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/pkg/term"
 	"golang.org/x/sys/unix"
@@ -22,14 +24,17 @@ const consoleChunkBytes = 256
 type console struct {
 	output   *vmm.ConsoleWriter
 	input    io.Reader  // nil if nothing can be typed
-	escape   byte       // 0 if input is not a terminal
-	terminal *term.Term // nil, or a terminal that is to be restored
+	escape   string     // the key as it was given, "" if input is not a terminal
+	terminal *term.Term // nil, or a terminal that raw mode may be in
 	file     *os.File   // nil, or a file that is to be closed
 
 	lost chan struct{} // closed when what is written reaches nobody any more; nil if that does not matter
+
+	started sync.Once
+	machine atomic.Pointer[vmm.Machine] // who gets what is typed; nil drops it
 }
 
-// openConsole opens what --console names. A terminal is put into raw mode.
+// openConsole opens what --console names. A terminal stays as it is until makeRaw.
 func openConsole(name, escape string) (*console, error) {
 	path, isFile := strings.CutPrefix(name, "file:")
 	switch {
@@ -48,8 +53,7 @@ func openConsole(name, escape string) (*console, error) {
 }
 
 func openStdio(escape string) (*console, error) {
-	key, err := parseEscape(escape)
-	if err != nil {
+	if _, err := parseEscape(escape); err != nil {
 		return nil, err
 	}
 	signal.Ignore(unix.SIGPIPE) // it would end this program with the terminal in raw mode
@@ -58,13 +62,24 @@ func openStdio(escape string) (*console, error) {
 	if !isTerminal(os.Stdin) {
 		return c, nil
 	}
-	t, err := term.Open("/dev/stdin", term.RawMode)
+	t, err := term.Open("/dev/stdin")
 	if err != nil {
-		return nil, fmt.Errorf("put the terminal into raw mode: %w", err)
+		return nil, fmt.Errorf("open the terminal: %w", err)
 	}
-	c.terminal, c.escape = t, key
-	fmt.Fprintf(os.Stderr, "tandem: press %s x to leave\r\n", escape)
+	c.terminal, c.escape = t, escape
 	return c, nil
+}
+
+// makeRaw lets a terminal's keys reach the guest as they are.
+func (c *console) makeRaw() error {
+	if c.terminal == nil {
+		return nil
+	}
+	if err := term.RawMode(c.terminal); err != nil {
+		return fmt.Errorf("put the terminal into raw mode: %w", err)
+	}
+	fmt.Fprintf(os.Stderr, "tandem: press %s x to leave\r\n", c.escape)
+	return nil
 }
 
 // lossyWriter tells of the first write that fails.
@@ -118,33 +133,45 @@ func (c *console) restore() {
 
 // connect passes what is typed to the machine, until the machine or the input ends. A machine whose user is gone, as
 // behind a pipe that was closed, is stopped.
-func (c *console) connect(m *vmm.Machine) {
-	if c.lost != nil {
-		go func() {
-			<-c.lost
-			m.Stop()
-		}()
-	}
-	if c.input == nil {
-		return
-	}
-	go func() {
-		keys := escapeFilter{key: c.escape}
-		buffer := make([]byte, consoleChunkBytes)
-		for {
-			n, err := c.input.Read(buffer)
-			typed, leave := keys.filter(buffer[:n])
-			if len(typed) > 0 && m.Post(lockstep.Input{Kind: lockstep.KindConsole, Payload: typed}) != nil {
-				return
-			}
-			if leave {
-				m.Stop()
-			}
-			if err != nil {
-				return
-			}
+func (c *console) connect(m *vmm.Machine) { c.feed(m, m.Stop) }
+
+// feed passes what is typed to a machine until it is told of another one. leave is called when the user wants to leave or is
+// gone; the first call's counts. nil drops what is typed.
+func (c *console) feed(m *vmm.Machine, leave func()) {
+	c.machine.Store(m)
+	c.started.Do(func() {
+		if c.lost != nil {
+			go func() {
+				<-c.lost
+				leave()
+			}()
 		}
-	}()
+		if c.input != nil {
+			go c.read(leave)
+		}
+	})
+}
+
+// read passes input on until it ends.
+func (c *console) read(leave func()) {
+	var keys escapeFilter
+	if c.terminal != nil {
+		keys.key, _ = parseEscape(c.escape) // it was checked when the console was opened
+	}
+	buffer := make([]byte, consoleChunkBytes)
+	for {
+		n, err := c.input.Read(buffer)
+		typed, wantsOut := keys.filter(buffer[:n])
+		if m := c.machine.Load(); m != nil && len(typed) > 0 {
+			_ = m.Post(lockstep.Input{Kind: lockstep.KindConsole, Payload: typed}) // the machine may have ended
+		}
+		if wantsOut {
+			leave()
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 // escapeFilter takes the escape key and what follows it out of typed input.

@@ -22,12 +22,18 @@ type deviceFlags struct {
 }
 
 func (f *deviceFlags) register(cmd *cobra.Command) {
+	f.registerHostSide(cmd)
+	flags := cmd.Flags()
+	flags.BoolVar(&f.rng, "rng", true, "give the guest a virtio entropy device")
+	flags.BoolVar(&f.mmio, "virtio-mmio", false, "put virtio devices on memory-mapped registers, for a kernel built without PCI")
+}
+
+// registerHostSide registers the flags that say what is behind the devices on a host.
+func (f *deviceFlags) registerHostSide(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.disks, "disk", nil, "virtio disk: a raw image or a block device, `FILE[,ro][,overlay=FILE][,serial=TEXT][,discard]`; may be repeated")
 	flags.StringArrayVar(&f.nets, "net", nil, "virtio network: `user[,forward=[ADDR:]PORT:GUESTPORT]...[,loopback] | tap,bridge=NAME[,ifname=NAME] | hub,path=SOCKET | none`, each with [,mac=ADDR][,mtu=BYTES]; may be repeated")
 	flags.StringArrayVar(&f.forwards, "forward", nil, "`[ADDR:]PORT:GUESTPORT` leads to the guest: in short for --net user,forward=...; may be repeated")
-	flags.BoolVar(&f.rng, "rng", true, "give the guest a virtio entropy device")
-	flags.BoolVar(&f.mmio, "virtio-mmio", false, "put virtio devices on memory-mapped registers, for a kernel built without PCI")
 }
 
 // deviceSpec is what the flags ask for, read and checked; nothing is opened yet.
@@ -160,36 +166,60 @@ type openDevices struct {
 // open opens images and networks. On failure nothing stays open.
 func (s *deviceSpec) open(log *slog.Logger) (*openDevices, error) {
 	o := &openDevices{}
+	var err error
+	if o.disks, err = s.openDisks(); err != nil {
+		return nil, err
+	}
+	if o.nics, err = s.openCards(log); err != nil {
+		return nil, errors.Join(err, closeDisks(o.disks))
+	}
+	return o, nil
+}
+
+// openDisks opens the images. On failure none stays open.
+func (s *deviceSpec) openDisks() ([]vmm.Disk, error) {
+	var disks []vmm.Disk
 	for _, d := range s.disks {
 		image, err := blk.Open(d.Options)
 		if err != nil {
-			return nil, errors.Join(err, o.abandon())
+			return nil, errors.Join(err, closeDisks(disks))
 		}
-		o.disks = append(o.disks, vmm.Disk{
+		disks = append(disks, vmm.Disk{
 			BlkConfig: virtio.BlkConfig{
 				Sectors: uint64(image.Size()) / virtio.SectorSize, ReadOnly: d.ReadOnly, Discard: d.discard, Serial: d.serial,
 			},
 			Name: d.Path, Image: image,
 		})
 	}
+	return disks, nil
+}
+
+// closeDisks closes images that no machine has got.
+func closeDisks(disks []vmm.Disk) error {
+	var errs []error
+	for _, d := range disks {
+		if d.Image != nil {
+			errs = append(errs, d.Image.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// openCards opens the networks. On failure none stays open.
+func (s *deviceSpec) openCards(log *slog.Logger) ([]*networkCard, error) {
+	var cards []*networkCard
 	for i, c := range s.nets {
 		card, err := openCard(c, uint8(i), log)
 		if err != nil {
-			return nil, errors.Join(err, o.abandon())
+			return nil, errors.Join(err, closeCards(cards))
 		}
-		o.nics = append(o.nics, card)
+		cards = append(cards, card)
 	}
-	return o, nil
+	return cards, nil
 }
 
 // abandon closes what no machine has got.
-func (o *openDevices) abandon() error {
-	var errs []error
-	for _, d := range o.disks {
-		errs = append(errs, d.Image.Close())
-	}
-	return errors.Join(append(errs, o.closeNetworks())...)
-}
+func (o *openDevices) abandon() error { return errors.Join(closeDisks(o.disks), o.closeNetworks()) }
 
 // configure puts the devices into a machine's configuration. From then on the images are the machine's to close.
 func (o *openDevices) configure(c *vmm.Config, s *deviceSpec) {
@@ -207,9 +237,11 @@ func (o *openDevices) connect(m *vmm.Machine) {
 }
 
 // closeNetworks ends the networks. The machine, if there is one, has ended.
-func (o *openDevices) closeNetworks() error {
+func (o *openDevices) closeNetworks() error { return closeCards(o.nics) }
+
+func closeCards(cards []*networkCard) error {
 	var errs []error
-	for _, n := range o.nics {
+	for _, n := range cards {
 		n.ended.Store(true)
 		errs = append(errs, n.backend.Close())
 	}

@@ -1,4 +1,4 @@
-// Command tandem runs a Linux guest on /dev/kvm.
+// Command tandem runs a Linux guest on /dev/kvm, and an identical copy of it on a second host.
 package main
 
 import (
@@ -33,16 +33,17 @@ func execute(args []string) int {
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tandem",
-		Short: "Run a Linux guest on /dev/kvm, built to be run twice at once",
-		Long: `Tandem runs a Linux guest on /dev/kvm with devices of its own, built so that an identical copy can run on a
-second host, instruction for instruction.
+		Short: "Run a Linux guest on two hosts at once, so that it outlives either",
+		Long: `Tandem runs a Linux guest on /dev/kvm with devices of its own, and an identical copy on a second host, instruction for
+instruction. When one host is lost, the guest goes on on the other.
 
 Exit status of a command that runs a guest:
 ` + statusHelp,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newRunCommand(), newRecordCommand(), newReplayCommand(), newLogCommand(), newDoctorCommand(), newImageCommand(), newKeygenCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newBackupCommand(), newProtectCommand(), newStatusCommand(), newKeygenCommand(), newArbiterCommand(),
+		newRecordCommand(), newReplayCommand(), newLogCommand(), newDoctorCommand(), newImageCommand(), newVersionCommand())
 	for _, c := range root.Commands() {
 		refuseUnknown(c)
 	}

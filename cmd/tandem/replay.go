@@ -70,7 +70,9 @@ func (f *replayFlags) replay(dir string) error {
 	if err != nil {
 		return usage(err)
 	}
-	err = f.play(system, dir, c)
+	if err = c.makeRaw(); err == nil {
+		err = f.play(system, dir, c)
+	}
 	if closeErr := c.close(); err == nil && closeErr != nil {
 		err = failure(closeErr)
 	}

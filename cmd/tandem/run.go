@@ -61,22 +61,36 @@ func (f *kernelFlags) register(cmd *cobra.Command) {
 func newRunCommand() *cobra.Command {
 	var f kernelFlags
 	var s session
+	var p pairFlags
 	cmd := &cobra.Command{
 		Use:   "run --kernel FILE [flags]",
-		Short: "Run a guest",
+		Short: "Run a guest, with a backup if one is named",
 		Long: `Run starts a kernel in a new machine, with its serial port as the console, and ends when the guest does.
+
+With --backup the guest is protected: another host follows it (tandem backup there) and goes on with it when this one is
+lost. With --guest, --listen or --control it can be protected later (tandem protect). Both need --keys and --arbiter. A
+signal then ends this host's part in order, and the backup goes on with the guest at once. A host whose guest went on
+elsewhere does not end: it waits as a backup.
 
 Exit status:
 ` + statusHelp,
 		Example: `  tandem run --kernel vmlinuz --initrd initrd.img --cmdline "quiet"
-  echo "uname -a; poweroff -f" | tandem run -k vmlinuz -i initrd.img`,
+  echo "uname -a; poweroff -f" | tandem run -k vmlinuz -i initrd.img
+  tandem run -k vmlinuz -i initrd.img --disk mail.img --net tap,bridge=br0 \
+    --guest mail --backup hostb:7400 --keys keys/a --arbiter file:/mnt/shared/tandem`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.readPair(&p, cmd); err != nil {
+				return usage(err)
+			}
+			f.rewrite = s.pair != nil
 			return s.run(&f)
 		},
 	}
 	f.register(cmd)
 	s.register(cmd)
+	p.register(cmd)
+	p.registerBackup(cmd)
 	return cmd
 }
 
@@ -197,20 +211,25 @@ func readFile(flag, path string, limit int64) ([]byte, error) {
 	return p, nil
 }
 
-// session is one run of a guest, live or recorded.
+// session is one run of a guest: live, recorded or as one of a pair.
 type session struct {
 	console, escape string
 	stats           bool
 	statsJSON       string // the file to write them to, or ""
 	record          string // the folder to record into, or ""
 	recording       vmm.RecordOptions
+	pair            *pairSpec // nil for a guest that can't be protected
 }
 
 func (s *session) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.console, "console", "stdio", "where the serial port goes: stdio, none, or file:`PATH` (output only)")
-	cmd.Flags().StringVar(&s.escape, "escape", "^A", "key that starts a command at a terminal console: followed by x it leaves, by itself it is sent")
+	registerConsole(cmd, &s.console, &s.escape)
 	cmd.Flags().BoolVar(&s.stats, "stats", false, "print exits by kind and times when the guest has ended")
 	cmd.Flags().StringVar(&s.statsJSON, "stats-json", "", "write exits by kind and times to this `file` when the guest has ended")
+}
+
+func registerConsole(cmd *cobra.Command, console, escape *string) {
+	cmd.Flags().StringVar(console, "console", "stdio", "where the serial port goes: stdio, none, or file:`PATH` (output only)")
+	cmd.Flags().StringVar(escape, "escape", "^A", "key that starts a command at a terminal console: followed by x it leaves, by itself it is sent")
 }
 
 // run runs a guest to its end.
@@ -244,6 +263,12 @@ func (s *session) run(f *kernelFlags) error {
 // runWithConsole closes the console whatever happens, also if this program fails: its user's terminal is in raw mode.
 func (s *session) runWithConsole(system *kvm.System, g *guest, c *console) (cause vmm.Cause, err error) {
 	defer closing(&err, c.close)
+	if s.pair != nil {
+		return s.runPrimary(system, g, c)
+	}
+	if err := c.makeRaw(); err != nil {
+		return 0, failure(err)
+	}
 	return s.runMachine(system, g, c)
 }
 

@@ -23,6 +23,8 @@ const statusHelp = `   0  the guest powered off
    1  the host failed
    2  a flag or a file is wrong
    3  this host's KVM can't do what was asked for (tandem doctor says why)
+   4  the guest differs from its recording or its copy: the first difference is named
+   5  a log is cut off or damaged, and was followed up to its last good record
   10  the guest reset the machine (reboot)
   11  the guest crashed (triple fault)
   12  stopped by the user or a signal

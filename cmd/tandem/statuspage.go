@@ -1,0 +1,159 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/docker/go-units"
+
+	"tandem/vmm/protect"
+)
+
+// Widths of the page, in columns.
+const (
+	labelWidth = 11
+	barWidth   = 24
+)
+
+// statusEvents is how many of the latest events the page shows.
+const statusEvents = 8
+
+// page is a status in lines, each with a label.
+type page struct{ strings.Builder }
+
+// line writes a line. A label that is "" continues the one before.
+func (p *page) line(label, format string, args ...any) {
+	text := printable(fmt.Sprintf(format, args...))
+	p.WriteString(strings.TrimRight(fmt.Sprintf("%-*s%s", labelWidth, label, text), " ") + "\n")
+}
+
+// printable takes what would move a terminal's cursor out of a text, some of which comes from the peer.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+}
+
+// statusPage is a status for people.
+func statusPage(s *protect.Status) string {
+	var p page
+	p.line("guest", "%s: %s, %s", s.Guest, s.Role, s.State)
+	p.line("term", "%d, held by this run as %s", s.Term, s.Owner)
+	p.line("arbiter", "%s", s.Arbiter)
+	p.peer(s)
+	p.line("clock", "guest time %s, exit %s; this host's part is up %s", since(float64(s.GuestTimeNS)/1e6), grouped(s.Position), since(float64(s.UptimeMS)))
+	p.line("log", "%s records, %s; %s, %s/s", grouped(s.Log.Records), lag(s.Log), units.BytesSize(float64(s.Log.Bytes)), bitsPerSecond(s.Log.BytesPerSecond))
+	p.line("output", "leaves when %s; %s have left, %d wait; delay median %s, p99 %s", s.Release, grouped(s.Output.Released), s.Output.Held,
+		duration(s.Output.DelayMedianUS/1e3), duration(s.Output.DelayP99US/1e3))
+	p.line("pace", "%s", s.Output.Pace)
+	p.line("divergences", " %d", s.Divergences)
+	p.transfers(s)
+	p.failover(s.LastFailover)
+	p.events(s.Events)
+	return p.String()
+}
+
+func (p *page) peer(s *protect.Status) {
+	if s.Listen != "" {
+		p.line("listens at", "%s", s.Listen)
+	}
+	if s.Peer == nil {
+		p.line("peer", "none: the guest is not protected")
+		return
+	}
+	p.line("peer", "%s at %s, key %.16s", s.Peer.Name, s.Peer.Address, s.Peer.Fingerprint)
+}
+
+func lag(l protect.LogStatus) string {
+	if l.LagRecords == 0 {
+		return "the backup has executed all"
+	}
+	return fmt.Sprintf("the backup is %s behind, %s", grouped(l.LagRecords), duration(l.LagMS))
+}
+
+func (p *page) transfers(s *protect.Status) {
+	if t := s.Transfer; t != nil {
+		text := fmt.Sprintf("round %d, %s sent in %s, %s pages to go", t.Round, units.BytesSize(float64(t.Bytes)), duration(t.ElapsedMS), grouped(t.Dirty))
+		p.line("transfer", "%s", text)
+		if t.DiskTotal > 0 {
+			p.line("", "disks %s %d %% of %s", bar(t.DiskBytes, t.DiskTotal), percent(t.DiskBytes, t.DiskTotal), units.BytesSize(float64(t.DiskTotal)))
+		}
+	}
+	if t := s.LastTransfer; t != nil {
+		p.line("last sync", "%s in %s, %d rounds; the guest stood still for %s", units.BytesSize(float64(t.Bytes)), duration(t.ElapsedMS), t.Round, duration(t.StopMS))
+	}
+}
+
+// bar draws how much of total is done.
+func bar(done, total uint64) string {
+	n := percent(done, total) * barWidth / 100
+	return "[" + strings.Repeat("#", n) + strings.Repeat("-", barWidth-n) + "]"
+}
+
+func (p *page) failover(f *protect.Failover) {
+	if f == nil {
+		return
+	}
+	p.line("failover", "%s, %s in all: %s", clock(f.At), duration(f.TotalMS), f.Cause)
+	for _, step := range f.Steps {
+		p.line("", "%10s  %s", duration(step.MS), step.Name)
+	}
+}
+
+func (p *page) events(events []protect.Event) {
+	events = events[max(0, len(events)-statusEvents):]
+	for i, e := range events {
+		label := ""
+		if i == 0 {
+			label = "events"
+		}
+		alarm := ""
+		if e.Alarm {
+			alarm = "ALARM: "
+		}
+		p.line(label, "%s  %s%s", clock(e.At), alarm, e.Text)
+	}
+}
+
+func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + "Z" }
+
+// duration is a time in ms with three digits.
+func duration(ms float64) string {
+	switch {
+	case ms < 0.9995:
+		return fmt.Sprintf("%.0f µs", ms*1e3)
+	case ms < 999.5:
+		return fmt.Sprintf("%.3g ms", ms)
+	case ms < 59_995:
+		return fmt.Sprintf("%.3g s", ms/1e3)
+	}
+	return since(ms)
+}
+
+// since is a long time in ms, to the second.
+func since(ms float64) string {
+	return time.Duration(ms * float64(time.Millisecond)).Truncate(time.Second).String()
+}
+
+func bitsPerSecond(bytes float64) string {
+	return units.CustomSize("%.3g %s", bytes*8, 1000, []string{"bit", "kbit", "Mbit", "Gbit", "Tbit"})
+}
+
+// grouped is a number with its thousands apart.
+func grouped(n uint64) string {
+	digits := strconv.FormatUint(n, 10)
+	var b strings.Builder
+	for i, d := range digits {
+		if i > 0 && (len(digits)-i)%3 == 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteRune(d)
+	}
+	return b.String()
+}
