@@ -66,7 +66,7 @@ func (f *backupFlags) run() error {
 		return incapable(err)
 	}
 	defer system.Close()
-	c, err := openConsole(f.console, f.escape)
+	c, err := openConsoles(f.console, f.devices.virtioConsole, f.escape)
 	if err != nil {
 		return usage(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/pkg/term"
 	"golang.org/x/sys/unix"
 
+	"tandem/devices/virtio"
 	"tandem/lockstep"
 	"tandem/vmm"
 )
@@ -20,8 +21,16 @@ import (
 // consoleChunkBytes is how much typed input becomes one input of the machine at the most.
 const consoleChunkBytes = 256
 
-// console is where a guest's serial port goes.
+// What consoles go to, beside files: the terminal, or whatever standard input and output are; and nothing.
+const (
+	consoleStdio = "stdio"
+	consoleNone  = "none"
+)
+
+// console is where a console of a guest's goes: its serial port, or its virtio console.
 type console struct {
+	device   uint8    // as inputs name it
+	virtio   *console // of a serial port's: where the virtio console goes, nil if the flags give none
 	output   *vmm.ConsoleWriter
 	input    io.Reader  // nil if nothing can be typed
 	escape   string     // the key as it was given, "" if input is not a terminal
@@ -34,22 +43,38 @@ type console struct {
 	machine atomic.Pointer[vmm.Machine] // who gets what is typed; nil drops it
 }
 
-// openConsole opens what --console names. A terminal stays as it is until makeRaw.
-func openConsole(name, escape string) (*console, error) {
+// openConsoles opens what --console and --virtio-console name; the latter may be empty.
+func openConsoles(serial, virtio, escape string) (*console, error) {
+	if serial == virtio && serial != consoleNone {
+		return nil, fmt.Errorf("--console and --virtio-console both go to %s: give one of them none or a file of its own", serial)
+	}
+	c, err := openConsole("--console", serial, escape)
+	if err != nil || virtio == "" {
+		return c, err
+	}
+	if c.virtio, err = openConsole("--virtio-console", virtio, escape); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	c.virtio.device = vmm.VirtioConsoleDevice
+	return c, nil
+}
+
+// openConsole opens what a flag names. A terminal stays as it is until makeRaw.
+func openConsole(flag, name, escape string) (*console, error) {
 	path, isFile := strings.CutPrefix(name, "file:")
 	switch {
-	case name == "none":
+	case name == consoleNone:
 		return &console{output: vmm.NewConsoleWriter(io.Discard)}, nil
 	case isFile:
 		file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 		if err != nil {
-			return nil, fileError("--console", path, err)
+			return nil, fileError(flag, path, err)
 		}
 		return &console{output: vmm.NewConsoleWriter(file), file: file}, nil
-	case name == "stdio":
+	case name == consoleStdio:
 		return openStdio(escape)
 	}
-	return nil, fmt.Errorf("--console %q is unknown: give stdio, none or file:PATH", name)
+	return nil, fmt.Errorf("%s %q is unknown: give stdio, none or file:PATH", flag, name)
 }
 
 func openStdio(escape string) (*console, error) {
@@ -70,8 +95,18 @@ func openStdio(escape string) (*console, error) {
 	return c, nil
 }
 
+// onTerminal tells whether a console of the guest's is on a terminal.
+func (c *console) onTerminal() bool {
+	return c.terminal != nil || c.virtio != nil && c.virtio.onTerminal()
+}
+
 // makeRaw lets a terminal's keys reach the guest as they are.
 func (c *console) makeRaw() error {
+	if c.virtio != nil {
+		if err := c.virtio.makeRaw(); err != nil {
+			return err
+		}
+	}
 	if c.terminal == nil {
 		return nil
 	}
@@ -111,6 +146,41 @@ func parseEscape(s string) (byte, error) {
 	return 0, fmt.Errorf("--escape %q is not a control key: give ^A to ^_", s)
 }
 
+// configure gives a machine that is made here its consoles.
+func (c *console) configure(config *vmm.Config) {
+	config.Console, config.Debug = c.output, c.output
+	if v := c.virtio; v != nil {
+		config.VirtioConsole = &vmm.VirtioConsole{ConsoleConfig: v.size(), Out: v.output}
+	}
+}
+
+// complete gives a machine that was made elsewhere what is behind its consoles here. A virtio console that the flags don't
+// name is not shown.
+func (c *console) complete(config *vmm.Config) error {
+	config.Console, config.Debug = c.output, c.output
+	v := c.virtio
+	if v == nil {
+		return nil
+	}
+	if config.VirtioConsole == nil {
+		return errors.New("the guest has no virtio console: leave --virtio-console out")
+	}
+	config.VirtioConsole.Out = v.output
+	return nil
+}
+
+// size is what a virtio console tells its guest: how large the terminal is as the guest starts, if there is one.
+func (c *console) size() virtio.ConsoleConfig {
+	if c.terminal == nil {
+		return virtio.ConsoleConfig{}
+	}
+	w, err := unix.IoctlGetWinsize(int(os.Stdin.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return virtio.ConsoleConfig{}
+	}
+	return virtio.ConsoleConfig{Columns: w.Col, Rows: w.Row}
+}
+
 // close writes what is left and gives the terminal back as it was.
 func (c *console) close() error {
 	err := c.output.Close()
@@ -121,6 +191,9 @@ func (c *console) close() error {
 	if c.file != nil {
 		err = errors.Join(err, c.file.Close())
 	}
+	if c.virtio != nil {
+		err = errors.Join(err, c.virtio.close())
+	}
 	return err
 }
 
@@ -128,6 +201,9 @@ func (c *console) close() error {
 func (c *console) restore() {
 	if c.terminal != nil {
 		_ = c.terminal.Restore() // of a terminal that is gone there is nothing to be restored
+	}
+	if c.virtio != nil {
+		c.virtio.restore()
 	}
 }
 
@@ -138,6 +214,9 @@ func (c *console) connect(m *vmm.Machine) { c.feed(m, m.Stop) }
 // feed passes what is typed to a machine until it is told of another one. leave is called when the user wants to leave or is
 // gone; the first call's counts. nil drops what is typed.
 func (c *console) feed(m *vmm.Machine, leave func()) {
+	if c.virtio != nil {
+		c.virtio.feed(m, leave)
+	}
 	c.machine.Store(m)
 	c.started.Do(func() {
 		if c.lost != nil {
@@ -163,7 +242,7 @@ func (c *console) read(leave func()) {
 		n, err := c.input.Read(buffer)
 		typed, wantsOut := keys.filter(buffer[:n])
 		if m := c.machine.Load(); m != nil && len(typed) > 0 {
-			_ = m.Post(lockstep.Input{Kind: lockstep.KindConsole, Payload: typed}) // the machine may have ended
+			_ = m.Post(lockstep.Input{Kind: lockstep.KindConsole, Device: c.device, Payload: typed}) // the machine may have ended
 		}
 		if wantsOut {
 			leave()

@@ -99,6 +99,7 @@ func TestTerminalIsRestored(t *testing.T) {
 		{"power-off", "uart-echo", "-m 16M", "ready", "abc\x04", []string{"ABC", "the guest powered off", "status 0"}},
 		{"leaving", "uart-echo", "-m 16M", "ready", "\x01x", []string{"stopped by the VMM", "status 12"}},
 		{"another escape key", "uart-echo", "-m 16M --escape ^T", "press ^T x to leave", "a\x01x\x14x", []string{"stopped by the VMM", "status 12"}},
+		{"a virtio console", "uart-echo", "-m 16M --console none --virtio-console stdio", "press ^A x to leave", "a\x01x", []string{"stopped by the VMM", "status 12"}},
 		{"an end of the guest's own", "triple-fault", "-m 16M", "", "", []string{"the guest crashed", "status 11"}},
 		{"an error behind raw mode", "halt", "-m 1M", "", "", []string{"guest memory is too small", "status 2"}},
 	}

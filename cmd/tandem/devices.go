@@ -19,6 +19,7 @@ import (
 type deviceFlags struct {
 	disks, nets, forwards []string
 	rng, mmio             bool
+	virtioConsole         string // what openConsoles opens, "" for none
 }
 
 func (f *deviceFlags) register(cmd *cobra.Command) {
@@ -34,6 +35,7 @@ func (f *deviceFlags) registerHostSide(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.disks, "disk", nil, "virtio disk: a raw image or a block device, `FILE[,ro][,overlay=FILE][,serial=TEXT][,discard]`; may be repeated")
 	flags.StringArrayVar(&f.nets, "net", nil, "virtio network: `user[,forward=[ADDR:]PORT:GUESTPORT]...[,loopback] | tap,bridge=NAME[,ifname=NAME] | hub,path=SOCKET | none`, each with [,mac=ADDR][,mtu=BYTES]; may be repeated")
 	flags.StringArrayVar(&f.forwards, "forward", nil, "`[ADDR:]PORT:GUESTPORT` leads to the guest: in short for --net user,forward=...; may be repeated")
+	flags.StringVar(&f.virtioConsole, "virtio-console", "", "give the guest a virtio console (hvc0 in Linux), and say where it goes: stdio, none, or file:`PATH` (output only)")
 }
 
 // deviceSpec is what the flags ask for, read and checked; nothing is opened yet.
@@ -42,6 +44,8 @@ type deviceSpec struct {
 	nets  []netdev.Config
 	rng   bool
 	mmio  bool
+	// virtioConsole says that the guest gets one.
+	virtioConsole bool
 }
 
 // diskSpec is one --disk.
@@ -52,13 +56,16 @@ type diskSpec struct {
 }
 
 func (f *deviceFlags) read() (*deviceSpec, error) {
-	s := &deviceSpec{rng: f.rng, mmio: f.mmio}
+	s := &deviceSpec{rng: f.rng, mmio: f.mmio, virtioConsole: f.virtioConsole != ""}
 	for i, text := range f.disks {
 		d, err := parseDisk(text, i)
 		if err != nil {
 			return nil, err
 		}
 		s.disks = append(s.disks, d)
+	}
+	if err := checkDisksDiffer(s.disks); err != nil {
+		return nil, err
 	}
 	for i, text := range f.nets {
 		c, err := netdev.Parse(text, i)
@@ -152,6 +159,9 @@ func (s *deviceSpec) cmdline() string {
 	}
 	n := len(s.disks) + len(s.nets)
 	if s.rng {
+		n++
+	}
+	if s.virtioConsole {
 		n++
 	}
 	return strings.Join(vmm.MMIODevices(n), " ")

@@ -61,12 +61,8 @@ func (h *hostDevices) configure(c *vmm.Config) error {
 	for _, n := range h.cards {
 		c.NICs = append(c.NICs, n.nic())
 	}
-	h.connectConsole(c)
+	h.part.console.configure(c)
 	return nil
-}
-
-func (h *hostDevices) connectConsole(c *vmm.Config) {
-	c.Console, c.Debug = h.part.console.output, h.part.console.output
 }
 
 // Complete implements protect.Devices. It refuses by name what the flags don't have and the guest has, or otherwise.
@@ -74,11 +70,13 @@ func (h *hostDevices) Complete(c *vmm.Config) error {
 	if err := h.completeNetworks(c.NICs); err != nil {
 		return err
 	}
-	if err := h.completeDisks(c.Disks); err != nil {
+	if c.VirtioConsole != nil && h.part.console.virtio == nil {
+		return errors.New("the guest has a virtio console: say with --virtio-console where it goes, or that it goes to none")
+	}
+	if err := h.part.console.complete(c); err != nil {
 		return err
 	}
-	h.connectConsole(c)
-	return nil
+	return h.completeDisks(c.Disks)
 }
 
 func (h *hostDevices) completeNetworks(nics []vmm.NIC) error {
@@ -150,7 +148,7 @@ func (h *hostDevices) Connect(m *vmm.Machine) {
 		n.machine.Store(m)
 	}
 	console := h.part.console
-	h.part.display.hide(console.terminal != nil)
+	h.part.display.hide(console.onTerminal())
 	if err := console.makeRaw(); err != nil {
 		h.log.Warn("the terminal stays as it is", "cause", err)
 	}

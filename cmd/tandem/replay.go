@@ -21,6 +21,7 @@ type replayFlags struct {
 	untilTime       time.Duration
 	goLive, stats   bool
 	console, escape string
+	virtioConsole   string
 }
 
 func newReplayCommand() *cobra.Command {
@@ -52,6 +53,7 @@ With --go-live: how the guest ended then, as for run.`,
 	flags.BoolVar(&f.goLive, "go-live", false, "where the replay stops, give the guest to the user at the console")
 	flags.BoolVar(&f.stats, "stats", false, "print exits by kind and times at the end")
 	flags.StringVar(&f.console, "console", "stdio", "where the serial port goes: stdio, none, or file:`PATH` (output only)")
+	flags.StringVar(&f.virtioConsole, "virtio-console", "", "where the virtio console goes, if the guest has one: stdio, none, or file:`PATH` (output only); not shown without this flag")
 	flags.StringVar(&f.escape, "escape", "^A", "key that starts a command at a terminal console")
 	return cmd
 }
@@ -62,11 +64,11 @@ func (f *replayFlags) replay(dir string) error {
 		return incapable(err)
 	}
 	defer system.Close()
-	name := f.console
-	if !f.goLive && name == "stdio" {
-		name = "file:/dev/stdout" // nothing can be typed, so the terminal stays as it is
+	serial, virtio := f.console, f.virtioConsole
+	if !f.goLive { // nothing can be typed, so the terminal stays as it is
+		serial, virtio = outputOnly(serial), outputOnly(virtio)
 	}
-	c, err := openConsole(name, f.escape)
+	c, err := openConsoles(serial, virtio, f.escape)
 	if err != nil {
 		return usage(err)
 	}
@@ -79,15 +81,28 @@ func (f *replayFlags) replay(dir string) error {
 	return err
 }
 
+// outputOnly names a console that shows the same without taking the terminal.
+func outputOnly(console string) string {
+	if console == consoleStdio {
+		return "file:/dev/stdout"
+	}
+	return console
+}
+
 func (f *replayFlags) play(system *kvm.System, dir string, c *console) error {
 	start := time.Now()
+	var unsuited error
 	p, err := vmm.OpenRecording(system, dir, f.from, func(config *vmm.Config) {
-		config.Console, config.Debug, config.MeasureHandling = c.output, c.output, f.stats
+		config.MeasureHandling = f.stats
+		unsuited = c.complete(config)
 	})
 	if err != nil {
 		return usage(err)
 	}
 	defer p.Close()
+	if unsuited != nil {
+		return usage(unsuited)
+	}
 	m := p.Machine
 	m.StopAt(lockstep.Position(f.untilExit), int64(f.untilTime))
 	stopOnSignals(m, c)

@@ -248,7 +248,7 @@ func (s *session) run(f *kernelFlags) error {
 			return incapable(fmt.Errorf("%s can't run Linux: %s", f.device, reason))
 		}
 	}
-	console, err := openConsole(s.console, s.escape)
+	console, err := openConsoles(s.console, f.devices.virtioConsole, s.escape)
 	if err != nil {
 		return usage(err)
 	}
@@ -282,9 +282,9 @@ func (s *session) runMachine(system *kvm.System, g *guest, c *console) (cause vm
 	}
 	defer closing(&err, devices.closeNetworks)
 	config := vmm.Config{
-		MemoryBytes: g.memory, EpochNS: start.UnixNano(), Console: c.output, Debug: c.output, MeasureHandling: s.stats || s.statsJSON != "",
-		TrapTSC: g.rewritten,
+		MemoryBytes: g.memory, EpochNS: start.UnixNano(), TrapTSC: g.rewritten, MeasureHandling: s.stats || s.statsJSON != "",
 	}
+	c.configure(&config)
 	devices.configure(&config, g.devices)
 	m, err := vmm.New(system, config)
 	if err != nil {

@@ -42,6 +42,7 @@ func TestLabDevices(t *testing.T) {
 	t.Run("servers", func(t *testing.T) { testServers(ctx, t, e) })
 	t.Run("disks", func(t *testing.T) { testDisks(ctx, t, e) })
 	t.Run("tap", func(t *testing.T) { testTap(ctx, t, e) })
+	t.Run("virtio console", func(t *testing.T) { testVirtioConsole(ctx, t, e) })
 }
 
 // serverImage returns the root image with redis and dovecot, its initramfs and kernel. They are built once for each
@@ -89,13 +90,14 @@ func sourceDigest(t *testing.T, dir string) string {
 	return fmt.Sprintf("%x", hash.Sum(nil)[:8])
 }
 
-// deviceInit loads the drivers and hands the console to a shell.
+// deviceInit loads the drivers and hands the console to a shell: the virtio console if there is one.
 const deviceInit = `#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for m in virtio_pci virtio_blk virtio_net virtio_rng; do modprobe $m; done
+for m in virtio_pci virtio_blk virtio_net virtio_rng virtio_console; do modprobe $m; done
 export PS1="` + labrun.Prompt + `"
+[ -e /dev/hvc0 ] && exec setsid -c sh </dev/hvc0 >/dev/hvc0 2>&1
 exec setsid cttyhack sh
 `
 
@@ -111,7 +113,7 @@ func deviceInitrd(ctx context.Context, t *testing.T) string {
 		t.Fatal(err)
 	}
 	root, err := lab.GuestInitramfs(ctx, a, lab.GuestConfig{
-		Init: deviceInit, Modules: []string{"virtio_pci", "virtio_blk", "virtio_net", "virtio_rng"},
+		Init: deviceInit, Modules: []string{"virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console"},
 		Files: map[string]string{"bin/diskcheck": checker},
 	})
 	if err != nil {
