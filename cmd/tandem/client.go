@@ -33,11 +33,16 @@ func (f *clientFlags) socket() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if f.guest != "" {
-		if err := arbiter.CheckGuest(f.guest); err != nil {
+	return socketIn(folder, f.guest)
+}
+
+// socketIn finds a guest's socket in a folder, or the only one if no guest is named.
+func socketIn(folder, guest string) (string, error) {
+	if guest != "" {
+		if err := arbiter.CheckGuest(guest); err != nil {
 			return "", fmt.Errorf("--guest: %w", err)
 		}
-		return filepath.Join(folder, f.guest+socketSuffix), nil
+		return filepath.Join(folder, guest+socketSuffix), nil
 	}
 	found, err := filepath.Glob(filepath.Join(folder, "*"+socketSuffix))
 	if err != nil {

@@ -133,13 +133,26 @@ func (s *display) tell(t protect.Transfer) {
 // finished tells whether a transfer is complete: the guest stood still only at its end.
 func finished(t protect.Transfer) bool { return t.StopMS > 0 }
 
+// pageBytes is the size of a guest's page.
+const pageBytes = 4096
+
+// transferred is how many bytes of memory and disks the backup has as they are, and of how many. Pages that were written
+// since the first round are missing again.
+func transferred(t protect.Transfer) (done, total uint64) {
+	pages := min(t.Pages, t.PagesTotal)
+	if t.Round > 1 {
+		pages = t.PagesTotal - min(t.Dirty, t.PagesTotal)
+	}
+	return pages*pageBytes + min(t.DiskBytes, t.DiskTotal), t.PagesTotal*pageBytes + t.DiskTotal
+}
+
 func transferAttributes(t protect.Transfer) []any {
 	a := []any{"round", t.Round, "sent", units.BytesSize(float64(t.Bytes)), "dirty_pages", t.Dirty}
-	if t.DiskTotal > 0 {
-		a = append(a, "disks", fmt.Sprintf("%d%%", percent(t.DiskBytes, t.DiskTotal)))
-	}
 	if finished(t) {
-		a = append(a, "elapsed_ms", int64(t.ElapsedMS), "stop_ms", int64(t.StopMS))
+		return append(a, "elapsed_ms", int64(t.ElapsedMS), "stop_ms", int64(t.StopMS))
+	}
+	if done, total := transferred(t); total > 0 {
+		a = append(a, "done", fmt.Sprintf("%d%%", percent(done, total)))
 	}
 	return a
 }
@@ -152,21 +165,16 @@ func percent(done, total uint64) int {
 	return int(float64(min(done, total)) / float64(total) * 100)
 }
 
-// drawBar draws a transfer: how much of the disks is there if there are any, and that it goes on if not. Called with mu held.
+// drawBar draws a transfer. Called with mu held.
 func (s *display) drawBar(t protect.Transfer) {
-	total := int64(t.DiskTotal)
-	if total == 0 {
-		total = -1 // a spinner: how many pages will be written meanwhile nobody knows
-	}
-	if s.bar != nil && s.bar.GetMax64() != total {
+	done, total := transferred(t)
+	if s.bar == nil || s.bar.GetMax64() != int64(total) {
 		s.endBar()
+		s.bar = progressbar.NewOptions64(int64(total), progressbar.OptionSetWriter(s.w), progressbar.OptionSetWidth(barWidth),
+			progressbar.OptionShowBytes(true), progressbar.OptionClearOnFinish())
 	}
-	if s.bar == nil {
-		s.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(s.w), progressbar.OptionSetWidth(30),
-			progressbar.OptionSpinnerType(14), progressbar.OptionShowBytes(total > 0), progressbar.OptionClearOnFinish())
-	}
-	s.bar.Describe(fmt.Sprintf("state transfer, round %d: %s sent, %d pages to go", t.Round, units.BytesSize(float64(t.Bytes)), t.Dirty))
-	_ = s.bar.Set64(int64(min(t.DiskBytes, t.DiskTotal)))
+	s.bar.Describe(fmt.Sprintf("state transfer, round %d", t.Round))
+	_ = s.bar.Set64(int64(done))
 	if finished(t) {
 		s.endBar()
 	}

@@ -81,8 +81,8 @@ func TestBadPairFlags(t *testing.T) {
 		{"RUN KEYS ARBITER --listen a:7400 --backup a:7400", []string{"a:7400 is where this host listens"}},
 		{"RUN KEYS ARBITER --guest a/b", []string{"--guest", "a/b"}},
 		{"RUN KEYS ARBITER --release never", []string{`--release "never"`, "received or verified"}},
-		{"RUN KEYS ARBITER --detect 1ms", []string{"--detect 1ms", "more than"}},
-		{"RUN KEYS ARBITER --detect 1h", []string{"--detect 1h0m0s", "at most"}},
+		{"RUN KEYS ARBITER --detect 1ms", []string{"--detect 1ms", "from 100ms to 1m0s"}},
+		{"RUN KEYS ARBITER --detect 1h", []string{"--detect 1h0m0s", "from 100ms"}},
 		{"RUN KEYS ARBITER --log-format xml", []string{`--log-format "xml"`, "text or json"}},
 		{"RUN KEYS ARBITER --stats", []string{"--stats", "tandem status"}},
 		{"RUN KEYS ARBITER --control /" + strings.Repeat("x", 200), []string{"control socket", "from 1 to"}},
@@ -195,30 +195,26 @@ func TestClients(t *testing.T) {
 
 // TestFindSocket finds the socket of the only guest, and asks which if there are several.
 func TestFindSocket(t *testing.T) {
-	if os.Getuid() == 0 {
-		t.Skip("root's sockets are in /run/tandem, which may be in use")
-	}
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
-	folder, err := controlFolder()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := (&clientFlags{}).socket(); err == nil || !strings.Contains(err.Error(), "no guest has a control socket") {
-		t.Errorf("no guest: %v", err)
-	}
-	if err := os.Mkdir(folder, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for i, name := range []string{"mail", "web"} {
-		if err := os.WriteFile(filepath.Join(folder, name+socketSuffix), nil, 0o600); err != nil {
-			t.Fatal(err)
+	folder := t.TempDir()
+	for i, tt := range []struct{ made, guest, want, says string }{
+		{made: "", want: "", says: "no guest has a control socket"},
+		{made: "mail", want: "mail.sock"},
+		{made: "web", says: "mail, web"},
+		{made: "web", guest: "web", want: "web.sock"},
+		{made: "web", guest: "none", want: "none.sock"},
+		{made: "web", guest: "../x", says: "--guest"},
+	} {
+		if tt.made != "" {
+			if err := os.WriteFile(filepath.Join(folder, tt.made+socketSuffix), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
-		path, err := (&clientFlags{}).socket()
-		if i == 0 && (err != nil || filepath.Base(path) != "mail.sock") {
-			t.Errorf("one guest: %q, %v", path, err)
+		path, err := socketIn(folder, tt.guest)
+		if tt.says == "" && (err != nil || path != filepath.Join(folder, tt.want)) {
+			t.Errorf("%d: %q, %v; want %s", i, path, err, tt.want)
 		}
-		if i == 1 && (err == nil || !strings.Contains(err.Error(), "mail, web")) {
-			t.Errorf("two guests: %v", err)
+		if tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says)) {
+			t.Errorf("%d: %q, %v; want %q in the error", i, path, err, tt.says)
 		}
 	}
 }

@@ -32,6 +32,12 @@ type pairFlags struct {
 // defaultGuest is what a guest is called that was given no name.
 const defaultGuest = "guest"
 
+// Bounds of --detect. A host that is busy for less than the lower one must not seem dead.
+const (
+	minDetect = 100 * time.Millisecond
+	maxDetect = time.Minute
+)
+
 // Values of --release and --log-format.
 const (
 	releaseReceived = "received"
@@ -167,10 +173,8 @@ func (s *pairSpec) readRules(f *pairFlags) error {
 	default:
 		return fmt.Errorf("--release %q is unknown: give received or verified", f.release)
 	}
-	usual := pair.DefaultConfig()
-	least, most := time.Duration(usual.BeatNS), time.Duration(usual.StallNS)
-	if f.detect <= least || f.detect > most {
-		return fmt.Errorf("--detect %v: give more than %v, the time between two heartbeats, and at most %v", f.detect, least, most)
+	if f.detect < minDetect || f.detect > maxDetect {
+		return fmt.Errorf("--detect %v: give a time from %v to %v", f.detect, minDetect, maxDetect)
 	}
 	switch f.logFormat {
 	case logText, logJSON:

@@ -44,46 +44,77 @@ func printable(s string) string {
 func statusPage(s *protect.Status) string {
 	var p page
 	p.line("guest", "%s: %s, %s", s.Guest, s.Role, s.State)
-	p.line("term", "%d, held by this run as %s", s.Term, s.Owner)
+	p.line("term", "%d, %s by this run as %s", s.Term, holds(s), s.Owner)
 	p.line("arbiter", "%s", s.Arbiter)
 	p.peer(s)
 	p.line("clock", "guest time %s, exit %s; this host's part is up %s", since(float64(s.GuestTimeNS)/1e6), grouped(s.Position), since(float64(s.UptimeMS)))
-	p.line("log", "%s records, %s; %s, %s/s", grouped(s.Log.Records), lag(s.Log), units.BytesSize(float64(s.Log.Bytes)), bitsPerSecond(s.Log.BytesPerSecond))
-	p.line("output", "leaves when %s; %s have left, %d wait; delay median %s, p99 %s", s.Release, grouped(s.Output.Released), s.Output.Held,
-		duration(s.Output.DelayMedianUS/1e3), duration(s.Output.DelayP99US/1e3))
-	p.line("pace", "%s", s.Output.Pace)
-	p.line("divergences", " %d", s.Divergences)
+	p.log(s)
+	p.output(s)
+	if s.Divergences == 0 {
+		p.line("diverged", "never")
+	} else {
+		p.line("diverged", "%d time(s)", s.Divergences)
+	}
 	p.transfers(s)
 	p.failover(s.LastFailover)
 	p.events(s.Events)
 	return p.String()
 }
 
-func (p *page) peer(s *protect.Status) {
-	if s.Listen != "" {
-		p.line("listens at", "%s", s.Listen)
+// primaryRole is the role of a host that runs the guest.
+const primaryRole = "primary"
+
+// holds says what a host has to do with its term.
+func holds(s *protect.Status) string {
+	if s.Role == primaryRole {
+		return "held"
 	}
-	if s.Peer == nil {
-		p.line("peer", "none: the guest is not protected")
-		return
-	}
-	p.line("peer", "%s at %s, key %.16s", s.Peer.Name, s.Peer.Address, s.Peer.Fingerprint)
+	return "seen"
 }
 
-func lag(l protect.LogStatus) string {
-	if l.LagRecords == 0 {
-		return "the backup has executed all"
+func (p *page) peer(s *protect.Status) {
+	if s.Listen != "" {
+		p.line("listens", "%s", s.Listen)
 	}
-	return fmt.Sprintf("the backup is %s behind, %s", grouped(l.LagRecords), duration(l.LagMS))
+	switch {
+	case s.Peer != nil:
+		p.line("peer", "%s at %s, key %.16s", s.Peer.Name, s.Peer.Address, s.Peer.Fingerprint)
+	case s.Role == primaryRole:
+		p.line("peer", "none: the guest is not protected")
+	default:
+		p.line("peer", "none: no host runs the guest, as far as this one knows")
+	}
+}
+
+// log tells of the log between the hosts, if there is one.
+func (p *page) log(s *protect.Status) {
+	if s.Peer == nil {
+		return
+	}
+	behind := "the backup has executed all of it"
+	if s.Log.LagRecords > 0 {
+		behind = fmt.Sprintf("the backup is %s records and %s behind", grouped(s.Log.LagRecords), duration(s.Log.LagMS))
+	}
+	p.line("log", "%s records, %s, %s/s; %s", grouped(s.Log.Records), units.BytesSize(float64(s.Log.Bytes)), bitsPerSecond(s.Log.BytesPerSecond), behind)
+}
+
+// output tells of what leaves a guest that runs here.
+func (p *page) output(s *protect.Status) {
+	switch {
+	case s.Role != primaryRole:
+	case s.Peer == nil && s.Output.Held == 0:
+		p.line("output", "leaves at once; pace %s", s.Output.Pace)
+	default:
+		p.line("output", "leaves when %s: %s have left, %d wait; delay median %s, p99 %s; pace %s", s.Release, grouped(s.Output.Released), s.Output.Held,
+			duration(s.Output.DelayMedianUS/1e3), duration(s.Output.DelayP99US/1e3), s.Output.Pace)
+	}
 }
 
 func (p *page) transfers(s *protect.Status) {
 	if t := s.Transfer; t != nil {
-		text := fmt.Sprintf("round %d, %s sent in %s, %s pages to go", t.Round, units.BytesSize(float64(t.Bytes)), duration(t.ElapsedMS), grouped(t.Dirty))
-		p.line("transfer", "%s", text)
-		if t.DiskTotal > 0 {
-			p.line("", "disks %s %d %% of %s", bar(t.DiskBytes, t.DiskTotal), percent(t.DiskBytes, t.DiskTotal), units.BytesSize(float64(t.DiskTotal)))
-		}
+		done, total := transferred(*t)
+		p.line("transfer", "%s %d%% of %s", bar(done, total), percent(done, total), units.BytesSize(float64(total)))
+		p.line("", "round %d: %s sent in %s, %s pages changed meanwhile", t.Round, units.BytesSize(float64(t.Bytes)), duration(t.ElapsedMS), grouped(t.Dirty))
 	}
 	if t := s.LastTransfer; t != nil {
 		p.line("last sync", "%s in %s, %d rounds; the guest stood still for %s", units.BytesSize(float64(t.Bytes)), duration(t.ElapsedMS), t.Round, duration(t.StopMS))
@@ -126,7 +157,7 @@ func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + 
 // duration is a time in ms with three digits.
 func duration(ms float64) string {
 	switch {
-	case ms < 0.9995:
+	case ms < 0.9995: // as the digits below round
 		return fmt.Sprintf("%.0f µs", ms*1e3)
 	case ms < 999.5:
 		return fmt.Sprintf("%.3g ms", ms)
