@@ -78,6 +78,7 @@ func TestTwoHosts(t *testing.T) {
 	})
 	one, two := l.Host("h1"), l.Host("other")
 	t.Run("ready", func(t *testing.T) { testReady(ctx, t, l) })
+	t.Run("kept awake", func(t *testing.T) { testKeptAwake(ctx, t, one) })
 	t.Run("disk", func(t *testing.T) {
 		if got := output(ctx, t, one, "sh", "-c", "dd if=/dev/vda bs=1M 2>/dev/null | md5sum; cat /sys/block/vda/ro"); !strings.HasSuffix(got, "\n1") || !strings.HasPrefix(got, sumOf(t, disk)) {
 			t.Errorf("the disk reads as %q", got)
@@ -137,6 +138,23 @@ func testReady(ctx context.Context, t *testing.T, l *Lab) {
 	}
 	if _, err := l.Boot(ctx, HostConfig{Name: "h1"}); err == nil || !strings.Contains(err.Error(), "running already") {
 		t.Errorf("booting a host that is up: %v", err)
+	}
+}
+
+// testKeptAwake checks that the timer which wakes a host goes on interrupting it.
+func testKeptAwake(ctx context.Context, t *testing.T, h *Host) {
+	count := func() (n int) {
+		line := output(ctx, t, h, "grep", "hpet", "/proc/interrupts") // "16:  123  IO-APIC 16-fasteoi hpet2"
+		if _, err := fmt.Sscan(strings.Fields(line)[1], &n); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		return n
+	}
+	const more = 10
+	for first := count(); count() < first+more; {
+		if ctx.Err() != nil {
+			t.Fatalf("no %d interrupts came", more)
+		}
 	}
 }
 

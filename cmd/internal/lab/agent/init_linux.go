@@ -126,6 +126,7 @@ func setUpHost() []string {
 	for name, target := range deviceLinks {
 		note(os.Symlink(target, name))
 	}
+	note(keepAwake(hpetDevice))
 	note(loadModules(ModuleList))
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	note(err)
