@@ -8,6 +8,27 @@
 // take effect in the order of submission, a flush comes after every write submitted before it, and what is discarded
 // reads as zeros afterwards, whatever the storage below is.
 //
+// # Replicas
+//
+// Each host of a pair has its own replica of each disk. On the host that has the guest, every disk is a [Tracked] image, and
+// the disks of a machine are a [Row]. A [Transfer] sends the row, as parts, while the guest writes to it; on the other host
+// [Replicas] store them. When little is left the guest stands still for the rest. From then on the replica is kept by a
+// server that follows ([NewFollower]): its machine submits the same requests, the log completes them, and what had not been
+// completed when the transfer was cut is done by both hosts. If the first host is lost, the server goes live.
+//
+// A part of a row of disks, little-endian; it lies inside the row, and may go over the end of a disk into the next:
+//
+//	offset  size  field
+//	0       1     kind: 1 data, 2 zeros
+//	1       7     zero
+//	8       8     offset in the row in bytes
+//	16      8     length n in bytes, at least 1; of data at most 1 MiB
+//	24      n     data; nothing for zeros
+//
+// What is not sent is what an overlay has from its base, and read-only disks: those both hosts have, which their
+// fingerprints tell ([Form]). Zeros are sent, as two words, so a replica can be made in a file or device that had something
+// else.
+//
 // # Overlay format, version 1
 //
 // An overlay keeps what differs from its base, in clusters of 4 KiB. It is a sparse file; all numbers are

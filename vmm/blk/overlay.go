@@ -69,11 +69,7 @@ func openOverlayFile(path, basePath string, base Image) (*overlay, error) {
 
 // createOverlay writes an empty overlay beside path and moves it there.
 func createOverlay(path, basePath string, base Image) error {
-	absolute, err := filepath.Abs(basePath)
-	if err != nil {
-		return err
-	}
-	print, err := fingerprint(base)
+	h, err := newHeader(basePath, base)
 	if err != nil {
 		return err
 	}
@@ -83,20 +79,27 @@ func createOverlay(path, basePath string, base Image) error {
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	h := header{size: base.Size(), fingerprint: print, base: absolute}
-	if err := writeEmpty(f, &h); err != nil {
+	if err := writeEmpty(f, h); err != nil {
 		return err
 	}
 	// Link, unlike rename, does not replace a file that someone else has made meanwhile.
 	if err := os.Link(f.Name(), path); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	return syncFolder(path)
+}
+
+// newHeader returns the header of an overlay over base.
+func newHeader(basePath string, base Image) (*header, error) {
+	absolute, err := filepath.Abs(basePath)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer dir.Close()
-	return dir.Sync()
+	print, err := fingerprint(base)
+	if err != nil {
+		return nil, err
+	}
+	return &header{size: base.Size(), fingerprint: print, base: absolute}, nil
 }
 
 func writeEmpty(f *os.File, h *header) error {

@@ -11,19 +11,23 @@ import (
 // Workers is the number of a disk's requests that are with the host at the same time.
 const Workers = 4
 
-// Server does the requests of one disk. It implements virtio.DiskBackend.
+// Server does the requests of one disk. It implements virtio.DiskBackend. It is live, and completes them, or it follows a
+// log, which completes them.
 //
 // Requests run at the same time, except that one waits for those submitted before it whose sectors overlap with its
 // own, when either of the two writes, and a flush waits for all writes submitted before it. Nothing waits for a flush.
 type Server struct {
 	name  string
 	image Image
-	done  func(payload []byte)
 	log   *slog.Logger
 
 	workers sync.WaitGroup
 
 	mu sync.Mutex
+	// done takes completions; it is nil while the server follows.
+	done func(payload []byte)
+	// following has what only a server that follows needs.
+	following following
 	// wake is signalled when ready or closing has changed.
 	wake *sync.Cond
 	// active has the requests that are not done, in the order of submission. The device bounds their number.
@@ -49,14 +53,22 @@ type task struct {
 	virtio.DiskRequest
 	// waits is the number of active requests before this one that it has to wait for.
 	waits int
+	// completion is what came of it, err why it failed; nil until it is executed.
+	completion []byte
+	err        error
 }
 
 // NewServer starts the workers of a disk. done is called from them with the payload of each completion, in the order in
 // which requests end; it is called at most once for each request, so a queue of virtio.MaxDiskRequests never blocks
 // it. name is what the log calls the disk.
 func NewServer(name string, image Image, log *slog.Logger, done func(payload []byte)) *Server {
-	s := &Server{name: name, image: image, done: done, log: log}
+	return start(&Server{name: name, image: image, done: done, log: log})
+}
+
+// start starts the workers of s.
+func start(s *Server) *Server {
 	s.wake = sync.NewCond(&s.mu)
+	s.following.ended = sync.NewCond(&s.mu)
 	for range Workers {
 		s.workers.Go(s.work)
 	}
@@ -71,6 +83,13 @@ func (s *Server) Submit(r virtio.DiskRequest) {
 	if s.closing {
 		panic("blk: request for a disk that is closed")
 	}
+	if s.admit(t) {
+		s.enqueue(t)
+	}
+}
+
+// enqueue lets t be done when those before it are.
+func (s *Server) enqueue(t *task) {
 	for _, before := range s.active {
 		if mustFollow(before, t) {
 			t.waits++
@@ -130,9 +149,13 @@ func (s *Server) work() {
 		if t == nil {
 			return
 		}
-		payload, err := s.do(t)
-		s.finish(t, err)
-		s.done(payload)
+		if t.completion == nil {
+			payload, err := s.do(t)
+			if !s.finish(t, payload, err) {
+				continue
+			}
+		}
+		s.done(t.completion)
 	}
 }
 
@@ -151,9 +174,11 @@ func (s *Server) next() *task {
 	return t
 }
 
-// finish lets those go on that have waited for t, and counts and reports.
-func (s *Server) finish(t *task, err error) {
+// finish lets those go on that have waited for t, and counts and reports. It tells whether the completion is to be given
+// to the machine.
+func (s *Server) finish(t *task, payload []byte, err error) bool {
 	s.mu.Lock()
+	t.completion, t.err = payload, err
 	i := 0
 	for s.active[i] != t {
 		i++
@@ -172,11 +197,14 @@ func (s *Server) finish(t *task, err error) {
 	if tell {
 		s.told[t.Op] = true
 	}
+	live := s.done != nil
 	s.wake.Broadcast()
+	s.following.ended.Broadcast()
 	s.mu.Unlock()
 	if tell {
-		s.tell(t, err)
+		s.tell(t, err, live)
 	}
+	return live
 }
 
 func (s *Server) count(t *task, err error) {
@@ -194,9 +222,12 @@ func (s *Server) count(t *task, err error) {
 }
 
 // tell logs the first failure of an operation; a guest that tries again and again does not fill the log.
-func (s *Server) tell(t *task, err error) {
+func (s *Server) tell(t *task, err error, live bool) {
 	message := "a disk request failed, the guest gets an I/O error; more of this kind are counted, not logged"
-	if isFull(err) {
+	switch {
+	case !live:
+		message = "this host could not do a request of the guest that it follows; more of this kind are counted, not logged"
+	case isFull(err):
 		message = "the host's storage is full, the guest gets an I/O error; make room for its disk"
 	}
 	s.log.Error(message, "disk", s.name, "operation", t.Op.String(), "sector", t.Sector, "sectors", t.Sectors, "error", err)

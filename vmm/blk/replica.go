@@ -1,0 +1,189 @@
+package blk
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// Bounds of what a replica has not made stable yet, in parts and in bytes.
+const (
+	maxQueuedParts = 32
+	syncEvery      = 64 << 20
+)
+
+// Replicas are the disks of a machine that a host gets from another.
+//
+// Its methods are for one goroutine, but Done, which any may call.
+type Replicas struct {
+	images []Image
+	forms  []Form
+	starts []int64
+	size   int64
+
+	queue   chan []byte
+	written sync.WaitGroup
+
+	mu     sync.Mutex
+	stored int64
+	failed error
+	closed bool
+}
+
+// OpenReplicas opens and locks this host's disks and makes them ready to be replicas of those of another host: files that
+// don't exist are created, overlays are emptied. What they had is lost. Of the row of disks the first from bytes are kept:
+// they are what a transfer that broke off has stored; a from beyond the row is 0. Errors name the file, the cause and what
+// to do.
+func OpenReplicas(options []Options, forms []Form, from int64) (*Replicas, error) {
+	if len(options) != len(forms) {
+		return nil, fmt.Errorf("the primary's guest has %d disks, and this host has been given %d: give it as many, in the same order",
+			len(forms), len(options))
+	}
+	total := int64(0)
+	for i, f := range forms {
+		if err := f.check(); err != nil {
+			return nil, fmt.Errorf("disk %s: %w", options[i].name(), err)
+		}
+		if total += f.Size; total > maxDiskSize {
+			return nil, fmt.Errorf("disk %s: the primary says that its disks up to here have %d bytes, more than there can be", options[i].name(), total)
+		}
+	}
+	r := &Replicas{forms: forms}
+	r.starts, r.size = layout(forms)
+	r.stored = resumeAt(from, r.size)
+	for i, f := range forms {
+		image, err := openReplica(options[i], f, r.stored > r.starts[i])
+		if err != nil {
+			r.closeImages()
+			return nil, err
+		}
+		r.images = append(r.images, image)
+	}
+	r.queue = make(chan []byte, maxQueuedParts)
+	r.written.Go(r.write)
+	return r, nil
+}
+
+// Store takes the next part, which may be used again when it returns; it is written a little later, in the order of the
+// calls, and Store waits only if too many are. An error is that of a part that is none, or of this host's disks, perhaps
+// with an earlier part: the replica is of no use then.
+func (r *Replicas) Store(p []byte) error {
+	if _, err := decodePart(p, r.size); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	failed := r.failed
+	r.mu.Unlock()
+	if failed == nil {
+		r.queue <- append([]byte(nil), p...)
+	}
+	return failed
+}
+
+// write stores parts until the queue is closed.
+func (r *Replicas) write() {
+	unsynced := make([]int64, len(r.images))
+	for bytes := range r.queue {
+		if r.failed != nil { // only this goroutine sets it
+			continue
+		}
+		p, err := decodePart(bytes, r.size)
+		if err == nil {
+			err = r.put(p, unsynced)
+		}
+		r.mu.Lock()
+		r.failed = err
+		if err == nil {
+			r.stored = max(r.stored, p.off+p.n)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// put writes a part, which may go over the end of a disk. It syncs now and then, so that not everything is left for the
+// end, when the guest's users wait for it.
+func (r *Replicas) put(p part, unsynced []int64) error {
+	for i, image := range r.images {
+		from, to := max(p.off, r.starts[i]), min(p.off+p.n, r.starts[i]+r.forms[i].rowBytes())
+		if from >= to {
+			continue
+		}
+		var err error
+		if p.data == nil {
+			err = image.Zero(from-r.starts[i], to-from, true)
+		} else {
+			_, err = image.WriteAt(p.data[from-p.off:to-p.off], from-r.starts[i])
+			unsynced[i] += to - from
+		}
+		if err == nil && unsynced[i] >= syncEvery {
+			unsynced[i] = 0
+			err = image.Sync()
+		}
+		if err != nil {
+			return replicaError(i, err)
+		}
+	}
+	return nil
+}
+
+func replicaError(disk int, err error) error {
+	if isFull(err) {
+		return fmt.Errorf("disk %d: the replica does not fit: this host's storage is full; make room: %w", disk+1, err)
+	}
+	return fmt.Errorf("disk %d: writing the replica: %w", disk+1, err)
+}
+
+// Done returns how much of the row of disks is stored, and its size, in bytes: for a bar.
+func (r *Replicas) Done() (stored, total int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stored, r.size
+}
+
+// Finish makes what was stored stable and returns the images in the order of the disks. They are the caller's now, and
+// Close does nothing any more. If it fails, they are closed.
+func (r *Replicas) Finish() ([]Image, error) {
+	err := r.end()
+	for i, image := range r.images {
+		if err != nil {
+			break
+		}
+		if !image.ReadOnly() {
+			if err = image.Sync(); err != nil {
+				err = replicaError(i, err)
+			}
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.closeImages())
+	}
+	r.stored = r.size
+	return r.images, nil
+}
+
+// Close writes what was taken, closes the disks and keeps what they have.
+func (r *Replicas) Close() error {
+	if r.closed {
+		return nil
+	}
+	return errors.Join(r.end(), r.closeImages())
+}
+
+// end waits until everything is written.
+func (r *Replicas) end() error {
+	if r.closed {
+		panic("blk: replicas are finished twice")
+	}
+	r.closed = true
+	close(r.queue)
+	r.written.Wait()
+	return r.failed
+}
+
+func (r *Replicas) closeImages() error {
+	var errs []error
+	for _, image := range r.images {
+		errs = append(errs, image.Close())
+	}
+	return errors.Join(errs...)
+}
