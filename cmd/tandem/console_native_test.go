@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -100,6 +101,8 @@ func TestTerminalIsRestored(t *testing.T) {
 		{"leaving", "uart-echo", "-m 16M", "ready", "\x01x", []string{"stopped by the VMM", "status 12"}},
 		{"another escape key", "uart-echo", "-m 16M --escape ^T", "press ^T x to leave", "a\x01x\x14x", []string{"stopped by the VMM", "status 12"}},
 		{"a virtio console", "uart-echo", "-m 16M --console none --virtio-console stdio", "press ^A x to leave", "a\x01x", []string{"stopped by the VMM", "status 12"}},
+		{"one of a pair", "uart-echo", "-m 16M --arbiter unsafe-none --keys " + testKeys(t) + " --control " + filepath.Join(t.TempDir(), "s"), "ready", "a\x01x",
+			[]string{"stopped by the VMM", "status 12"}},
 		{"an end of the guest's own", "triple-fault", "-m 16M", "", "", []string{"the guest crashed", "status 11"}},
 		{"an error behind raw mode", "halt", "-m 1M", "", "", []string{"guest memory is too small", "status 2"}},
 	}
