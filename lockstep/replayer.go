@@ -26,8 +26,10 @@ type Replayer struct {
 	err      error
 	recent   [recentRecords]wire.Record // without payloads; for the report of a divergence
 	used     uint64
-	// onUse, if not nil, is called with how many records have been used, when one has.
+	// onUse, if not nil, is called with how many records have been used when another is wanted: what came of them has been
+	// compared then. told is what it was last called with.
 	onUse func(used uint64)
+	told  uint64
 	// present tells the guest time of a machine that may have to go on without its log: the end of the records, however it
 	// came, is then no failure. It is nil for a machine that only ever repeats.
 	present func() int64
@@ -73,7 +75,7 @@ func NewReplayer(base int64, at Position, source Source) *Replayer {
 // alone: however the source ends, the machine is told of the end where all that has come is used. present tells the guest
 // time from then on.
 //
-// used, if not nil, is called by the machine's goroutine with how many records have been used, whenever one has.
+// used, if not nil, is called by the machine's goroutine with how many records it is done with, whenever it wants another.
 func NewFollower(base int64, at Position, source Source, present func() int64, used func(records uint64)) *Replayer {
 	return &Replayer{source: source, time: base, position: at, present: present, onUse: used}
 }
@@ -92,6 +94,10 @@ func (r *Replayer) Present() int64 {
 // peek returns the next record that has not been used, or nil at the log's end.
 func (r *Replayer) peek() *wire.Record {
 	if !r.have && r.ended == nil {
+		if r.onUse != nil && r.err == nil && r.used > r.told {
+			r.told = r.used
+			r.onUse(r.used)
+		}
 		if r.ended = r.source.Next(&r.next); r.ended == nil {
 			r.have = true
 		}
@@ -109,9 +115,6 @@ func (r *Replayer) use() {
 	kept.Payload, kept.Registers = nil, nil
 	r.recent[r.used%recentRecords] = kept
 	r.used++
-	if r.onUse != nil {
-		r.onUse(r.used)
-	}
 }
 
 func (r *Replayer) diverge(format string, args ...any) *Divergence {

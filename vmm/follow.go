@@ -12,7 +12,8 @@ type Following struct {
 	Source lockstep.Source
 	// First is the number of the source's first record.
 	First uint64
-	// Used is called by the machine's goroutine with the number of each record that has been used.
+	// Used is called by the machine's goroutine with the number of the last record that it is done with, when it wants
+	// another.
 	Used func(sequence uint64)
 	// Hold is called by the machine's goroutine with all output whose record has come. The primary lets it go; it is this
 	// machine's to send only if the primary is lost.
@@ -51,6 +52,9 @@ func (m *Machine) TakeOver() error {
 	m.startBackEnds()
 	return nil
 }
+
+// Followed returns the number of the last record that the machine has used. Run has returned.
+func (m *Machine) Followed() uint64 { return m.follows - 1 + m.follower.Used() }
 
 // FollowEnd checks that a guest that has ended by itself, while it followed a peer's log, was to end there and in that way.
 // Run has returned.

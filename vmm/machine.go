@@ -70,6 +70,9 @@ type Machine struct {
 	rested   time.Time    // when a slow machine last rested
 
 	position lockstep.Position
+	// shownPosition and shownTime are position and guest time as others may see them.
+	shownPosition atomic.Uint64
+	shownTime     atomic.Int64
 	exit     kvm.Exit
 	tsc      tscTrap
 	sregs    kvm.Sregs // where special registers are read to
@@ -253,6 +256,12 @@ func (m *Machine) Logged() wire.Cause { return m.logEnd }
 
 // Time returns the guest clock in ns.
 func (m *Machine) Time() int64 { return m.time() }
+
+// Place returns where the machine stands, or stood a moment ago, and the guest clock in ns there. It may be called from any
+// goroutine.
+func (m *Machine) Place() (lockstep.Position, int64) {
+	return lockstep.Position(m.shownPosition.Load()), m.shownTime.Load()
+}
 
 // Position returns where in the instruction stream the machine stands.
 func (m *Machine) Position() lockstep.Position { return m.position }

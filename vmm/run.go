@@ -33,6 +33,8 @@ func (m *Machine) Run() (Cause, error) {
 			return 0, err
 		}
 		m.commitOutputs(m.halted)
+		m.shownPosition.Store(uint64(m.position))
+		m.shownTime.Store(m.time())
 		m.keepPace()
 		if m.visitors.receive() {
 			continue // the door may be another

@@ -308,3 +308,6 @@ func (m *Machine) SetImages(images []blk.Image) error {
 	}
 	return nil
 }
+
+// NICs returns how many network devices the machine has.
+func (m *Machine) NICs() int { return len(m.config.NICs) }

@@ -170,13 +170,14 @@ type Status struct {
 	Diverged           bool
 	Round              uint32
 	Gated              bool
+	ReplicaBytes       uint64
 }
 
 // Status returns the Node's status.
 func (n *Node) Status() Status {
 	return Status{State: n.state, Role: n.role, Term: n.term, Conn: n.conn, Logged: n.logged, Received: n.received,
 		Verified: n.verified, Released: n.released, HeldOutputs: len(n.held), Pace: n.pace, Divergences: n.heals,
-		Diverged: n.diverged, Round: n.round, Gated: n.gated}
+		Diverged: n.diverged, Round: n.round, Gated: n.gated, ReplicaBytes: n.c.ReplicaBytes}
 }
 
 // Step takes an event and returns what is to be done for it. What a peer sends never makes it panic; an event that the

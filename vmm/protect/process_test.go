@@ -1,0 +1,306 @@
+package protect
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"tandem/boot"
+	"tandem/kvm"
+	"tandem/lockstep"
+	"tandem/lockstep/arbiter"
+	"tandem/lockstep/link"
+	"tandem/lockstep/pair"
+	"tandem/testdata/guests"
+	"tandem/vmm"
+	"tandem/vmm/blk"
+)
+
+// A host of the tests is a process of its own, this test program with hostEnv set, so that it can be killed: its standard
+// input is what is typed at the guest, its standard output what the guest says, and on standard error it prints each state.
+const hostEnv = "TANDEM_TEST_HOST"
+
+// deadline is how long a test waits for what must come. It is far more than anything takes.
+const deadline = 60 * time.Second
+
+// hostSpec is what such a process is told, in JSON.
+type hostSpec struct {
+	Guest   string // the small guest of a primary; "" is a backup
+	Param   uint64
+	Keys    string
+	Arbiter string
+	Listen  string
+	Peers   []string
+	Rule    pair.Rule
+}
+
+func TestMain(m *testing.M) {
+	text, ok := os.LookupEnv(hostEnv)
+	if !ok {
+		os.Exit(m.Run())
+	}
+	var spec hostSpec
+	err := json.Unmarshal([]byte(text), &spec)
+	if err == nil {
+		err = spec.run()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "failed:", err)
+		os.Exit(1)
+	}
+}
+
+// run is such a process.
+func (s *hostSpec) run() error {
+	system, err := kvm.Open("/dev/kvm")
+	if err != nil {
+		return err
+	}
+	credentials, err := link.LoadCredentials(s.Keys)
+	if err != nil {
+		return err
+	}
+	place, err := arbiter.OpenFile(context.Background(), s.Arbiter, "guest")
+	if err != nil {
+		return err
+	}
+	d := &stdio{console: vmm.NewConsoleWriter(os.Stdout)}
+	go d.read()
+	h, err := New(Config{
+		System: system, Guest: "guest", Credentials: credentials, Arbiter: place, Listen: s.Listen, Peers: s.Peers, Rule: s.Rule,
+		Devices: d, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "listening on", h.Status().Listen)
+	go report(h)
+	cause, err := s.play(h, system, d)
+	if err := errors.Join(err, h.Close(), d.console.Close()); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "ended:", cause)
+	return nil
+}
+
+func (s *hostSpec) play(h *Host, system *kvm.System, d *stdio) (vmm.Cause, error) {
+	if s.Guest == "" {
+		return h.RunBackup(context.Background())
+	}
+	m, err := vmm.New(system, vmm.Config{MemoryBytes: 32 << 20, EpochNS: 1767323045e9, Console: d.console, Debug: d.console})
+	if err != nil {
+		return 0, err
+	}
+	k, err := boot.ReadKernel(guests.Image(s.Guest))
+	if err != nil {
+		return 0, err
+	}
+	if err := m.Load(k, boot.Options{}); err != nil {
+		return 0, err
+	}
+	if err := m.Memory().WriteAt(binary.LittleEndian.AppendUint64(nil, s.Param), guests.ParamAddress); err != nil {
+		return 0, err
+	}
+	return h.RunPrimary(context.Background(), m)
+}
+
+// report prints what becomes of a host.
+func report(h *Host) {
+	last := ""
+	for {
+		s := h.Status()
+		if now := fmt.Sprintf("state %s %s term %d", s.Role, s.State, s.Term); now != last {
+			fmt.Fprintln(os.Stderr, now)
+			last = now
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// stdio are the devices of such a process: a console.
+type stdio struct {
+	console *vmm.ConsoleWriter
+	machine atomic.Pointer[vmm.Machine]
+}
+
+func (d *stdio) read() {
+	var p [1]byte
+	for {
+		if _, err := os.Stdin.Read(p[:]); err != nil {
+			return
+		}
+		for d.machine.Load() == nil || d.machine.Load().Post(lockstep.Input{Kind: lockstep.KindConsole, Payload: []byte{p[0]}}) != nil {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+func (d *stdio) Disks() []blk.Options { return nil }
+func (d *stdio) Complete(c *vmm.Config) error {
+	c.Console, c.Debug = d.console, d.console
+	return nil
+}
+func (d *stdio) Connect(m *vmm.Machine)     { d.machine.Store(m) }
+func (d *stdio) Disconnect()                { d.machine.Store(nil) }
+func (d *stdio) Announce(int, []netip.Addr) {}
+
+// process is a host of a test.
+type process struct {
+	*exec.Cmd
+	in     io.WriteCloser
+	out    *screen
+	errs   *screen
+	listen string
+	ended  chan struct{}
+}
+
+// screen keeps what a process says.
+type screen struct {
+	mu      sync.Mutex
+	changed *sync.Cond
+	bytes   bytes.Buffer
+}
+
+func newScreen() *screen {
+	s := &screen{}
+	s.changed = sync.NewCond(&s.mu)
+	return s
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed.Broadcast()
+	return s.bytes.Write(p)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes.String()
+}
+
+// await waits until what was said satisfies a condition.
+func (s *screen) await(t *testing.T, what string, enough func(string) bool) {
+	t.Helper()
+	late := false
+	alarm := time.AfterFunc(deadline, func() {
+		s.mu.Lock()
+		late = true
+		s.changed.Broadcast()
+		s.mu.Unlock()
+	})
+	defer alarm.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !enough(s.bytes.String()) {
+		if late {
+			t.Fatalf("%s did not come; there is\n%s", what, s.bytes.String())
+		}
+		s.changed.Wait()
+	}
+}
+
+func (s *screen) text(t *testing.T, text string) {
+	t.Helper()
+	s.await(t, fmt.Sprintf("%q", text), func(all string) bool { return strings.Contains(all, text) })
+}
+
+// pairOfHosts is where a test's hosts live: their keys and their arbiter.
+type pairOfHosts struct {
+	keys    []string
+	arbiter string
+	rule    pair.Rule
+}
+
+func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
+	t.Helper()
+	if _, err := os.Stat("/dev/kvm"); err != nil {
+		t.Skip(err)
+	}
+	p := &pairOfHosts{arbiter: filepath.Join(t.TempDir(), "arbiter"), rule: rule}
+	if err := errors.Join(os.Mkdir(p.arbiter, 0o700), arbiter.CreateFile(p.arbiter)); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := link.GenerateKeys([]string{"a", "b"}, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys {
+		folder := t.TempDir()
+		err := errors.Join(
+			os.WriteFile(filepath.Join(folder, link.HostFile), k.Host, 0o600),
+			os.WriteFile(filepath.Join(folder, link.TrustFile), k.Trust, 0o600))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.keys = append(p.keys, folder)
+	}
+	return p
+}
+
+// start starts a host: number 0 or 1 of the pair, with a guest or as a backup.
+func (p *pairOfHosts) start(t *testing.T, number int, guest string, peers ...string) *process {
+	t.Helper()
+	spec, err := json.Marshal(hostSpec{
+		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: "127.0.0.1:0", Peers: peers, Rule: p.rule,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &process{Cmd: exec.Command(os.Args[0]), out: newScreen(), errs: newScreen(), ended: make(chan struct{})}
+	h.Env = append(os.Environ(), hostEnv+"="+string(spec))
+	h.Stdout, h.Stderr = h.out, h.errs
+	if h.in, err = h.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = h.Wait()
+		close(h.ended)
+	}()
+	t.Cleanup(func() {
+		h.kill()
+		if t.Failed() {
+			t.Logf("host %d (%s) said\n%s\nand its guest %q", number, guest, h.errs, h.out)
+		}
+	})
+	h.errs.text(t, "listening on ")
+	lines := bufio.NewScanner(strings.NewReader(h.errs.String()))
+	for lines.Scan() {
+		if at, ok := strings.CutPrefix(lines.Text(), "listening on "); ok {
+			h.listen = at
+		}
+	}
+	return h
+}
+
+// kill takes a host's process away.
+func (h *process) kill() {
+	_ = h.Process.Kill()
+	<-h.ended
+}
+
+func (h *process) typed(t *testing.T, text string) {
+	t.Helper()
+	if _, err := io.WriteString(h.in, text); err != nil {
+		t.Fatal(err)
+	}
+}

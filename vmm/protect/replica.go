@@ -1,0 +1,378 @@
+package protect
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"tandem/lockstep"
+	"tandem/lockstep/pair"
+	"tandem/vmm"
+	"tandem/vmm/blk"
+)
+
+// executedEvery is after how many records the pair is told how far the machine is, if more are there.
+const executedEvery = 64
+
+// replica is the machine of a host that follows a primary. Its fields belong to the loop's goroutine, up to pushed.
+type replica struct {
+	host   *Host
+	conn   *conn
+	sync   uint64
+	pages  *feed
+	disks  *feedOfParts
+	cut    chan uint64 // the number of the last record that is in the state already
+	inbox  *lockstep.Inbox
+	m      *vmm.Machine // once it follows
+	row    *blk.Row
+	gone   chan struct{}
+	closed chan struct{} // the machine is closed
+
+	ended    *ending // how Run has returned
+	diverged bool
+	draining bool
+	live     bool // the machine has been handed over
+
+	pushed atomic.Uint64 // the number of the last record that has come
+	used   atomic.Uint64 // and of the last that the machine has used
+	told   uint64        // and of the last that the pair has been told of; the machine's goroutine's
+
+	machine atomic.Pointer[vmm.Machine] // as m, and before
+
+	mu      sync.Mutex
+	outputs []vmm.Output // made here, and not known to have left the primary
+}
+
+// storePages takes a part of a machine. The first part of a transfer begins the replica.
+func (h *Host) storePages(p *pair.Pages) {
+	if h.replica == nil {
+		h.beginReplica(p.Sync)
+	}
+	h.replica.pages.push(p.Data)
+}
+
+// storeDisk takes a part of the disks' replica.
+func (h *Host) storeDisk(d *pair.Disk) {
+	if h.replica == nil {
+		h.beginReplica(d.Sync)
+	}
+	h.replica.disks.push(d.Data)
+}
+
+func (h *Host) beginReplica(sync uint64) {
+	c := h.conns.open[h.node.Status().Conn]
+	r := &replica{
+		host: h, conn: c, sync: sync, pages: newFeed(c.taken), disks: newFeedOfParts(c.taken), cut: make(chan uint64, 1),
+		gone: make(chan struct{}), closed: make(chan struct{}),
+	}
+	before := h.lastClosed
+	h.replica, h.lastClosed = r, r.closed
+	from := int64(h.node.Status().ReplicaBytes)
+	h.wait.Go(func() {
+		if before != nil {
+			<-before // its files are this one's
+		}
+		r.build(from)
+	})
+}
+
+// build makes the machine of what comes, and runs it.
+func (r *replica) build(from int64) {
+	h := r.host
+	defer close(r.closed)
+	m, disks, err := r.receive(from)
+	if err != nil {
+		r.give(disks)
+		h.post(func() { h.refuse(r, err) })
+		return
+	}
+	sequence, ok := r.awaitCut()
+	if !ok {
+		r.give(disks)
+		_ = m.Close()
+		return
+	}
+	if err := r.finish(m, disks, sequence); err != nil {
+		_ = m.Close()
+		h.post(func() { h.refuse(r, err) })
+		return
+	}
+	r.run(m)
+}
+
+// give closes replicas that are not a machine's.
+func (r *replica) give(disks *blk.Replicas) {
+	r.disks.close()
+	if disks == nil {
+		return
+	}
+	if err := disks.Close(); err != nil {
+		r.host.c.Log.Warn("closing the replica of the disks", "cause", err)
+	}
+}
+
+// receive reads the machine, and the disks beside it.
+func (r *replica) receive(from int64) (m *vmm.Machine, disks *blk.Replicas, err error) {
+	h := r.host
+	before, err := readPreface(r.pages)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err = vmm.Receive(h.c.System, r.pages, func(c *vmm.Config) error {
+		if err := h.complete(c); err != nil {
+			return err
+		}
+		disks, err = blk.OpenReplicas(h.c.Devices.Disks(), before.Disks, from)
+		if err != nil {
+			return err
+		}
+		total := int64(0)
+		for _, f := range before.Disks {
+			total += f.Size
+		}
+		h.wait.Go(func() { r.disks.store(disks, r) })
+		return nil
+	})
+	return m, disks, err
+}
+
+// awaitCut waits for the number of the record from which the log goes on.
+func (r *replica) awaitCut() (uint64, bool) {
+	select {
+	case sequence := <-r.cut:
+		return sequence, true
+	case <-r.gone:
+		return 0, false
+	}
+}
+
+// finish makes the machine one that follows the log.
+func (r *replica) finish(m *vmm.Machine, disks *blk.Replicas, sequence uint64) error {
+	h := r.host
+	if err := r.disks.drain(); err != nil {
+		return errors.Join(err, disks.Close())
+	}
+	images, err := disks.Finish()
+	if err != nil {
+		return err
+	}
+	if err := m.SetImages(images); err != nil {
+		return err
+	}
+	row, err := m.TrackDisks()
+	if err != nil {
+		return err
+	}
+	r.used.Store(sequence)
+	r.told = sequence
+	r.machine.Store(m)
+	m.Follow(vmm.Following{Source: r.inbox, First: sequence + 1, Used: r.useRecord, Hold: r.hold, Log: h.c.Log})
+	h.post(func() {
+		if h.replica != r {
+			return
+		}
+		r.m, r.row = m, row
+		h.event(false, "the backup has the guest's state and follows it")
+		h.step(pair.StateApplied{Sync: r.sync})
+	})
+	return nil
+}
+
+// run follows the primary to the end of its log.
+func (r *replica) run(m *vmm.Machine) {
+	h := r.host
+	cause, err := m.Run()
+	if err == nil && cause != vmm.CauseLogEnd {
+		err = m.FollowEnd()
+	}
+	if err == nil {
+		r.used.Store(m.Followed())
+	}
+	h.post(func() {
+		if h.replica == r {
+			r.stopped(r.used.Load(), cause, err)
+		}
+	})
+	<-r.gone
+	if r.live {
+		return // the machine is the guest
+	}
+	if err := m.Close(); err != nil {
+		h.c.Log.Warn("closing the backup's machine", "cause", err)
+	}
+	h.post(func() { h.step(pair.Discarded{}) })
+}
+
+// applyState makes this host's machine of what has come.
+func (h *Host) applyState(a pair.ApplyState) {
+	if h.replica == nil {
+		h.beginReplica(a.Sync) // there is nothing to make it of, which it will say
+	}
+	h.replica.apply(a.Sequence)
+}
+
+// apply says that the machine is complete with what has come, as of a record.
+func (r *replica) apply(sequence uint64) {
+	r.inbox = lockstep.NewInbox(sequence+1, r.conn.taken)
+	r.pushed.Store(sequence)
+	r.pages.close(nil)
+	r.disks.close()
+	r.cut <- sequence
+}
+
+// records takes a part of the log.
+func (r *replica) records(m *pair.Records) {
+	if err := r.inbox.Push(m.First, m.Count, m.Frame); err != nil {
+		r.host.refuse(r, err)
+		return
+	}
+	r.pushed.Store(m.Last())
+	r.host.meter.received(len(m.Frame))
+}
+
+// useRecord tells the pair how far the machine is, but not of each record. It is called by the machine's goroutine.
+func (r *replica) useRecord(sequence uint64) {
+	r.used.Store(sequence)
+	if sequence < r.pushed.Load() && sequence-r.told < executedEvery {
+		return
+	}
+	r.told = sequence
+	h := r.host
+	h.post(func() {
+		if h.replica == r {
+			h.step(pair.Executed{Sequence: sequence})
+		}
+	})
+}
+
+// hold keeps output that the primary may not have let go. It is called by the machine's goroutine.
+func (r *replica) hold(o vmm.Output) {
+	r.mu.Lock()
+	r.outputs = append(r.outputs, o)
+	r.mu.Unlock()
+	r.host.addresses.learn(o)
+}
+
+// forget drops output that has left the primary.
+func (r *replica) forget(released uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for n < len(r.outputs) && r.outputs[n].Sequence <= released {
+		n++
+	}
+	r.outputs = r.outputs[n:]
+}
+
+// drain executes what has come, and no more.
+func (r *replica) drain() {
+	r.draining = true
+	r.inbox.Close()
+	if r.ended != nil {
+		r.drained()
+	}
+}
+
+// stopped takes note that the machine has come to the end of what it can follow.
+func (r *replica) stopped(used uint64, cause vmm.Cause, err error) {
+	h := r.host
+	r.ended = &ending{cause, err}
+	h.step(pair.Executed{Sequence: used})
+	if err != nil {
+		if st := h.node.Status(); st.State == pair.Protected {
+			h.meter.diverged()
+			h.rejoin(fmt.Sprintf("the backup can't follow behind record %d: %v", used, err))
+			return
+		}
+		r.diverged = true
+		h.event(true, fmt.Sprintf("the backup can't follow behind record %d: %v", used, err))
+		if used < r.pushed.Load() {
+			h.step(pair.FoundDivergence{Sequence: used + 1, Text: err.Error()})
+		}
+	}
+	if r.draining && h.replica == r {
+		r.drained()
+	}
+}
+
+func (r *replica) drained() {
+	r.host.step(pair.Drained{Sequence: r.used.Load()})
+}
+
+// discard stops the machine and forgets it.
+func (r *replica) discard() {
+	if r.inbox != nil {
+		r.inbox.Abort()
+	}
+	r.pages.close(io.ErrClosedPipe)
+	r.disks.close()
+	if m := r.machine.Load(); m != nil && r.ended == nil {
+		m.Stop()
+	}
+	close(r.gone)
+}
+
+// refuse parts from a primary whose machine this host can't have.
+func (h *Host) refuse(r *replica, cause error) {
+	if h.replica != r {
+		return
+	}
+	h.event(true, fmt.Sprintf("this host can't be the backup: %v", cause))
+	h.conns.refuse(r.conn, cause)
+}
+
+// takeOver makes this host's machine the guest.
+func (h *Host) takeOver(a pair.TakeOver) {
+	r := h.replica
+	h.wait.Go(func() {
+		var err error
+		// The guest itself may have ended before its host was lost.
+		over := r.ended.err == nil && (r.ended.cause != vmm.CauseLogEnd || r.m.Logged() != 0)
+		if !over {
+			err = r.m.TakeOver()
+		}
+		h.post(func() { h.tookOver(r, a, over, err) })
+	})
+}
+
+// tookOver lets the guest go on here.
+func (h *Host) tookOver(r *replica, a pair.TakeOver, over bool, err error) {
+	if h.replica != r {
+		return
+	}
+	if err != nil {
+		h.event(true, fmt.Sprintf("the guest is lost: this host's replica can't go on: %v", err))
+		h.end = &ending{err: fmt.Errorf("take the guest over: %w", err)}
+		return
+	}
+	g := newGuest(h, r.m, r.row, r.used.Load())
+	g.live = true
+	if over {
+		g.ended = r.ended
+		g.ended.cause = causeOf(r)
+	}
+	r.live = true
+	close(r.gone)
+	h.guest, h.replica = g, nil
+	h.devices(func(d Devices) { d.Connect(g.m) })
+	h.addresses.announce(h, g.m.NICs())
+	r.forget(a.Released)
+	for _, o := range r.outputs {
+		if o.Kind == lockstep.KindConsole {
+			h.release.add(o.Release)
+			continue
+		}
+		o.Release()
+	}
+	h.step(pair.TookOver{Replica: r.row.Name()})
+}
+
+// causeOf tells how the guest has ended that the log tells of.
+func causeOf(r *replica) vmm.Cause {
+	if r.ended.cause != vmm.CauseLogEnd {
+		return r.ended.cause
+	}
+	return vmm.CauseStopped
+}
