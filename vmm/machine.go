@@ -73,10 +73,10 @@ type Machine struct {
 	// shownPosition and shownTime are position and guest time as others may see them.
 	shownPosition atomic.Uint64
 	shownTime     atomic.Int64
-	exit     kvm.Exit
-	tsc      tscTrap
-	sregs    kvm.Sregs // where special registers are read to
-	amd      bool      // the guest's processor is AMD's
+	exit          kvm.Exit
+	tsc           tscTrap
+	sregs         kvm.Sregs // where special registers are read to
+	amd           bool      // the guest's processor is AMD's
 	// pageWriter and pageReader code the deltas of forced stops. They hold the shadow and live as long as the door.
 	pageWriter *wire.PageWriter
 	pageReader *wire.PageReader
