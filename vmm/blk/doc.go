@@ -25,6 +25,8 @@
 //	16      8     length n in bytes, at least 1; of data at most 1 MiB
 //	24      n     data; nothing for zeros
 //
+// A file that is becoming a replica has the extended attribute user.tandem.incomplete, and [Open] refuses it.
+//
 // What is not sent is what an overlay has from its base, and read-only disks: those both hosts have, which their
 // fingerprints tell ([Form]). Zeros are sent, as two words, so a replica can be made in a file or device that had something
 // else.

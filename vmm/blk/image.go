@@ -29,10 +29,23 @@ func Open(o Options) (Image, error) {
 	if o.Overlay != "" && o.ReadOnly {
 		return nil, fmt.Errorf("disk %s: a read-only disk has no use for overlay %s; leave one of them out", o.Path, o.Overlay)
 	}
-	if o.Overlay == "" {
-		return openRaw(o.Path, o.ReadOnly)
+	image, err := openAny(o)
+	if err != nil {
+		return nil, err
 	}
-	return openOrCreateOverlay(o.Overlay, o.Path)
+	if err := storage(image).checkComplete(); err != nil {
+		image.Close()
+		return nil, fmt.Errorf("disk %s: %w", o.name(), err)
+	}
+	return image, nil
+}
+
+// openAny opens a disk, complete or not.
+func openAny(o Options) (Image, error) {
+	if o.Overlay != "" {
+		return openOrCreateOverlay(o.Overlay, o.Path)
+	}
+	return openRaw(o.Path, o.ReadOnly)
 }
 
 // raw is an image whose bytes are the disk's.

@@ -17,8 +17,21 @@ func (o Options) name() string {
 	return o.Path
 }
 
-// openReplica opens a disk to be a replica of one with form f. If kept, it has a part of it already.
+// openReplica opens a disk to be a replica of one with form f, and marks it as incomplete. If kept, it has a part of it
+// already.
 func openReplica(o Options, f Form, kept bool) (Image, error) {
+	image, err := openForm(o, f, kept)
+	if err != nil || f.Kind == ReadOnly {
+		return image, err
+	}
+	if err := storage(image).markIncomplete(); err != nil {
+		image.Close()
+		return nil, fmt.Errorf("disk %s: %w", o.name(), err)
+	}
+	return image, nil
+}
+
+func openForm(o Options, f Form, kept bool) (Image, error) {
 	switch {
 	case f.Kind == Overlay && o.Overlay == "":
 		return nil, fmt.Errorf("disk %s: the primary's is an overlay; add overlay=FILE, over the same base", o.Path)
@@ -81,6 +94,9 @@ func emptyOverlay(path, basePath string, base Image) error {
 	}
 	h, err := newHeader(basePath, base)
 	if err != nil {
+		return err
+	}
+	if err := f.markIncomplete(); err != nil {
 		return err
 	}
 	if err := f.Truncate(0); err != nil {

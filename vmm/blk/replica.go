@@ -148,10 +148,14 @@ func (r *Replicas) Finish() ([]Image, error) {
 		if err != nil {
 			break
 		}
-		if !image.ReadOnly() {
-			if err = image.Sync(); err != nil {
-				err = replicaError(i, err)
-			}
+		if image.ReadOnly() {
+			continue
+		}
+		if err = image.Sync(); err == nil {
+			err = storage(image).markComplete()
+		}
+		if err != nil {
+			err = replicaError(i, err)
 		}
 	}
 	if err != nil {

@@ -208,7 +208,7 @@ func TestReplicaOfADiskInUse(t *testing.T) {
 		step()
 		transfer := r.Begin(0)
 		to := replicas(t, r, 0, there...)
-		for range random.Intn(30) { // it may be cut at any time, though that takes longer
+		for range random.Intn(30) { // a guest that stands still early only stands longer
 			pump(t, transfer, to, 1+random.Intn(4))
 			step()
 			if random.Intn(8) == 0 {
