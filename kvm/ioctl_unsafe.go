@@ -27,11 +27,23 @@ func addressOf(p []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.Sl
 // bitmapAddress returns the address of a bitmap that the kernel fills during the call in which it is used.
 func bitmapAddress(p []uint64) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))) }
 
-// getDirtyLog reads and clears a slot's dirty log into bitmap, which is pinned because the kernel learns of it by number.
+// getDirtyLog reads a slot's dirty log into bitmap, which is pinned because the kernel learns of it by number.
 func getDirtyLog(fd, slot int, bitmap []uint64) error {
 	var pin runtime.Pinner
 	pin.Pin(unsafe.SliceData(bitmap))
 	defer pin.Unpin()
 	_, err := ioctlPtr(fd, "KVM_GET_DIRTY_LOG", ioGetDirtyLog, &dirtyLog{slot: uint32(slot), bitmap: bitmapAddress(bitmap)})
+	return err
+}
+
+// clearDirtyLogPart takes pages out of a slot's dirty log: those of the given number of pages from first on that have a bit
+// in bitmap. first is a multiple of 64.
+func clearDirtyLogPart(fd, slot, first, pages int, bitmap []uint64) error {
+	var pin runtime.Pinner
+	pin.Pin(unsafe.SliceData(bitmap))
+	defer pin.Unpin()
+	_, err := ioctlPtr(fd, "KVM_CLEAR_DIRTY_LOG", ioClearDirtyLog, &clearDirtyLog{
+		slot: uint32(slot), numPages: uint32(pages), firstPage: uint64(first), bitmap: bitmapAddress(bitmap),
+	})
 	return err
 }

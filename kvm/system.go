@@ -92,5 +92,9 @@ func (s *System) CreateVM() (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &VM{fd: fd, mmapSize: s.mmapSize}, nil
+	v := &VM{fd: fd, mmapSize: s.mmapSize}
+	if err := v.KeepDirtyLog(true); err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	return v, nil
 }

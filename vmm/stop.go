@@ -49,100 +49,34 @@ func (m *Machine) forcedStop() error {
 	}
 }
 
-// dirtyPages is what is known of a region's pages beyond the kernel's dirty log, which forgets when it is asked.
-type dirtyPages struct {
-	stop   []uint64 // written by the guest since the last forced stop
-	verify []uint64 // written by the guest or a device since hashes were last logged
-}
-
-// readDirtyLog brings what is known of a region's pages up to date.
-func (m *Machine) readDirtyLog(slot int) error {
-	for len(m.dirty) <= slot {
-		words := (m.memory.RegionPages(len(m.dirty)) + 63) / 64
-		m.dirty = append(m.dirty, dirtyPages{make([]uint64, words), make([]uint64, words)})
-	}
-	d := &m.dirty[slot]
-	fresh := make([]uint64, len(d.stop))
-	if err := m.vm.DirtyLog(slot, fresh); err != nil {
-		return err
-	}
-	for i, w := range fresh {
-		d.stop[i] |= w
-		d.verify[i] |= w
-	}
-	m.memory.TakeWritten(slot, d.verify)
-	return nil
-}
-
-// How often a recorded machine forgets, at an exit, which pages were written: a forced stop then needs those written
-// since. Forgetting costs as much as there are pages to be noticed again, so it is done more rarely where few are written,
-// and not while the kernel boots.
-const (
-	forgetLeastNS   = 500_000_000
-	forgetFirstNS   = 2_000_000_000
-	forgetMostNS    = 8_000_000_000
-	forgetBootedNS  = 6_000_000_000 // a guest has booted at this time, whatever it is seen at
-	forgetFewPages  = 512
-	forgetManyPages = 4096
-)
-
-// forgetWritten takes the present exit as what forced stops start from, when it is time for that.
-func (m *Machine) forgetWritten() error {
-	if m.forgetEvery == 0 {
-		m.forgetEvery = forgetFirstNS
-	}
-	now := m.time()
-	if now-m.forgotten < m.forgetEvery || now < forgetBootedNS && !m.recorder.Booted() {
-		return nil
-	}
-	m.forgotten = now
-	pages := 0
-	for slot := range m.memory.Regions() {
-		if err := m.readDirtyLog(slot); err != nil {
-			return err
-		}
-		for _, word := range m.dirty[slot].stop {
-			pages += bits.OnesCount64(word)
-		}
-		clear(m.dirty[slot].stop)
-	}
-	switch {
-	case pages > forgetManyPages:
-		m.forgetEvery = max(m.forgetEvery/2, forgetLeastNS)
-	case pages < forgetFewPages:
-		m.forgetEvery = min(m.forgetEvery*2, forgetMostNS)
-	}
-	return nil
-}
-
-// takeDirty returns the pages of a region that were written, by whomever, since the last call.
-func (m *Machine) takeDirty(slot int) ([]uint64, error) {
-	if err := m.readDirtyLog(slot); err != nil {
-		return nil, err
-	}
-	taken := append([]uint64(nil), m.dirty[slot].verify...)
-	clear(m.dirty[slot].verify)
-	return taken, nil
-}
-
 // writeDirtyPages writes the pages that the guest has written since the last forced stop, in rising order.
 func (m *Machine) writeDirtyPages(w *wire.PageWriter) error {
 	for slot, region := range m.memory.Regions() {
-		if err := m.readDirtyLog(slot); err != nil {
+		d, err := m.readDirtyLog(slot)
+		if err != nil {
 			return err
 		}
-		err := eachBit(m.dirty[slot].stop, func(page uint64) error {
+		err = eachBit(d.stop, func(page uint64) error {
 			gpa := region.Base + page*kvm.PageBytes
 			content, err := m.memory.Bytes(gpa, kvm.PageBytes)
 			if err != nil {
 				return err
 			}
-			return w.Page(gpa/kvm.PageBytes, content)
+			same := w.Stats().Same
+			err = w.Page(gpa/kvm.PageBytes, content)
+			if w.Stats().Same == same {
+				d.changed(page)
+			}
+			return err
 		})
 		if err != nil {
 			return err
 		}
-		clear(m.dirty[slot].stop)
+		d.foundWritten()
+		if err := m.protect(slot, d.stop); err != nil {
+			return err
+		}
+		clear(d.stop)
 	}
 	return nil
 }
