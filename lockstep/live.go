@@ -15,6 +15,10 @@ const maxQueuedInputs = 1024
 // maxQueuedFrames bounds the received frames among them, so that a flood leaves room for what must not be dropped.
 const maxQueuedFrames = 512
 
+// maxQueuedTyped bounds the console inputs among them: what is typed at a guest that does not read may wait for ever, and
+// must not keep its disks' completions out.
+const maxQueuedTyped = 256
+
 // maxTickLagNS is how late the earliest deadline may be before the clock leaps to the present instead of going from one
 // deadline to the next: a guest whose host was away does not live through every instant of the time.
 const maxTickLagNS = 20_000_000
@@ -50,6 +54,7 @@ type Live struct {
 	room   *sync.Cond // queue has become shorter, or the door is closed
 	queue  []Input    // Invariant: len(queue) <= maxQueuedInputs
 	frames int        // how many of queue are frames
+	typed  int        // how many of queue are for consoles
 	closed bool
 }
 
@@ -62,11 +67,11 @@ func NewLive(base int64, notify func()) *Live {
 	return l
 }
 
-// Post queues an input and returns when it is queued; it waits while the queue is full. After Close it returns
+// Post queues an input and returns when it is queued; it waits while the queue is full, or has as much typed as it may. After Close it returns
 // ErrDoorClosed.
 func (l *Live) Post(in Input) error {
 	l.mu.Lock()
-	for len(l.queue) >= maxQueuedInputs && !l.closed {
+	for l.full(in.Kind) && !l.closed {
 		l.room.Wait()
 	}
 	if l.closed {
@@ -77,6 +82,11 @@ func (l *Live) Post(in Input) error {
 	l.mu.Unlock()
 	l.Wake()
 	return nil
+}
+
+// full tells whether an input of a kind has to wait. The caller holds the lock.
+func (l *Live) full(kind Kind) bool {
+	return len(l.queue) >= maxQueuedInputs || kind == KindConsole && l.typed >= maxQueuedTyped
 }
 
 // Offer queues a frame, or returns false if as many wait already as may: a network drops what nobody takes.
@@ -94,8 +104,11 @@ func (l *Live) Offer(in Input) bool {
 
 // enqueue appends to the queue. The caller holds the lock and has seen that there is room.
 func (l *Live) enqueue(in Input) {
-	if in.Kind == KindFrame {
+	switch in.Kind {
+	case KindFrame:
 		l.frames++
+	case KindConsole:
+		l.typed++
 	}
 	l.queue = append(l.queue, in)
 	l.queued.Store(int32(len(l.queue)))
@@ -193,12 +206,15 @@ func (l *Live) take(room func(Kind, uint8, []byte) int) (Input, bool) {
 
 // remove takes an input out of the queue. The caller holds the lock.
 func (l *Live) remove(i int) {
-	if l.queue[i].Kind == KindFrame {
+	switch l.queue[i].Kind {
+	case KindFrame:
 		l.frames--
+	case KindConsole:
+		l.typed--
 	}
 	l.queue = append(l.queue[:i], l.queue[i+1:]...)
 	l.queued.Store(int32(len(l.queue)))
-	l.room.Signal()
+	l.room.Broadcast() // not all who wait there wait for the same
 }
 
 // Looked tells whether the machine has come to the door since something last happened. It may be called from any

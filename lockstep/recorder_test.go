@@ -269,14 +269,32 @@ func TestLiveQueue(t *testing.T) {
 			t.Errorf("%d frames were taken beside the two that wait", offered)
 		}
 		posted := make(chan error)
-		go func() {
+		post := func(in Input) {
 			for {
-				if err := l.Post(Input{Kind: KindConsole, Payload: []byte("x")}); err != nil {
+				if err := l.Post(in); err != nil {
 					posted <- err
 					return
 				}
 			}
-		}()
+		}
+		go post(Input{Kind: KindConsole, Payload: []byte("x")})
+		synctest.Wait()
+		if l.typed != maxQueuedTyped {
+			t.Errorf("%d typed inputs wait, at most %d may", l.typed, maxQueuedTyped)
+		}
+		// What nobody reads keeps nothing else out, and goes in again once some of it is read.
+		if err := l.Post(Input{Kind: KindDisk}); err != nil {
+			t.Fatal(err)
+		}
+		room = 1
+		if in, ok := l.Next(waiting); !ok || in.Kind != KindConsole {
+			t.Errorf("%s", inputText(in, ok))
+		}
+		synctest.Wait()
+		if l.typed != maxQueuedTyped {
+			t.Errorf("%d typed inputs wait after one was read", l.typed)
+		}
+		go post(Input{Kind: KindRandom})
 		synctest.Wait()
 		l.mu.Lock()
 		n := len(l.queue)
@@ -285,8 +303,10 @@ func TestLiveQueue(t *testing.T) {
 			t.Errorf("%d inputs wait, at most %d may", n, maxQueuedInputs)
 		}
 		l.Close()
-		if err := <-posted; !errors.Is(err, ErrDoorClosed) {
-			t.Error(err)
+		for range 2 {
+			if err := <-posted; !errors.Is(err, ErrDoorClosed) {
+				t.Error(err)
+			}
 		}
 	})
 }
