@@ -19,7 +19,13 @@ import (
 // testKeys makes a host's folder of keys.
 func testKeys(t *testing.T) string {
 	t.Helper()
-	keys, err := link.GenerateKeys([]string{"a", "b"}, time.Now(), time.Hour)
+	return testKeysOf(t, "a", "b")
+}
+
+// testKeysOf makes folders of keys and returns the first host's.
+func testKeysOf(t *testing.T, hosts ...string) string {
+	t.Helper()
+	keys, err := link.GenerateKeys(hosts, time.Now(), time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +33,7 @@ func testKeys(t *testing.T) string {
 	if err := writeKeys(out, keys); err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Join(out, "a")
+	return filepath.Join(out, hosts[0])
 }
 
 func testArbiter(t *testing.T) string {

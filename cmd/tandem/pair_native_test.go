@@ -40,8 +40,14 @@ func newScreen() *screen { return &screen{chunks: make(chan []byte, 1024)} }
 // startPair starts the program as a host of a pair without its peer.
 func startPair(t *testing.T, args ...string) *pairProgram {
 	t.Helper()
+	return startHost(t, append(args, "--keys", testKeys(t), "--arbiter", "file:"+testArbiter(t))...)
+}
+
+// startHost starts the program as a host of a pair.
+func startHost(t *testing.T, args ...string) *pairProgram {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
-	args = append(args, "--guest", "mail", "--keys", testKeys(t), "--arbiter", "file:"+testArbiter(t), "--control", socket)
+	args = append(args, "--guest", "mail", "--control", socket)
 	p := &pairProgram{Cmd: program(t, args...), stdout: newScreen(), stderr: newScreen(), socket: socket}
 	p.Stdout, p.Stderr = p.stdout, p.stderr
 	var err error
@@ -57,6 +63,8 @@ func startPair(t *testing.T, args ...string) *pairProgram {
 // wantEnd waits for the program's end. Its socket must be gone then.
 func (p *pairProgram) wantEnd(t *testing.T, status int) {
 	t.Helper()
+	late := time.AfterFunc(terminalTimeout, func() { _ = p.Process.Kill() })
+	defer late.Stop()
 	_ = p.Wait()
 	if got := p.ProcessState.ExitCode(); got != status {
 		t.Errorf("status %d, want %d", got, status)
@@ -126,6 +134,70 @@ func TestBackupThatWaits(t *testing.T) {
 	}
 	awaitOutput(t, p.stderr, `"msg":"this host leaves the pair"`)
 	p.wantEnd(t, statusStopped)
+}
+
+// awaitStatus waits until the status's page has a text.
+func (p *pairProgram) awaitStatus(t *testing.T, text string) {
+	t.Helper()
+	deadline := time.Now().Add(terminalTimeout)
+	for {
+		r := finish(t, program(t, "status", "--control", p.socket))
+		if strings.Contains(r.stdout, text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%q does not come, but %s%s", text, r.stdout, r.stderr)
+		}
+	}
+}
+
+// echo types at a guest that writes what is typed in capitals.
+func (p *pairProgram) echo(t *testing.T, text string) {
+	t.Helper()
+	if _, err := io.WriteString(p.keys, text); err != nil {
+		t.Fatal(err)
+	}
+	awaitOutput(t, p.stdout, strings.ToUpper(text))
+}
+
+// TestGuestOutlivesItsHosts moves a guest over three hosts, of which the first two are killed.
+func TestGuestOutlivesItsHosts(t *testing.T) {
+	nativeKVM(t)
+	keys, folder := filepath.Dir(testKeysOf(t, "a", "b", "c")), testArbiter(t)
+	join := func(name string, args ...string) *pairProgram {
+		return startHost(t, append(args, "--keys", filepath.Join(keys, name), "--arbiter", "file:"+folder)...)
+	}
+	addressB, addressC := deadPort(t), deadPort(t)
+	b := join("b", "backup", "--listen", addressB)
+	a := join("a", "run", "-m", "16M", "-k", writeFile(t, "uart-echo", guests.Image("uart-echo")), "--backup", addressB)
+	awaitOutput(t, a.stdout, "ready") // what is typed before, the guest's start clears away
+	a.echo(t, "abc")
+	a.awaitStatus(t, "mail: primary, protected")
+	b.awaitStatus(t, "mail: backup, protected")
+	a.echo(t, "def")
+	if err := a.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = a.Wait()
+	b.awaitStatus(t, "mail: primary, alone")
+	b.echo(t, "ghi")
+
+	c := join("c", "backup", "--listen", addressC)
+	c.awaitStatus(t, "mail: backup, joining")
+	if r := finish(t, program(t, "protect", addressC, "--control", b.socket)); r.status != statusOK {
+		t.Fatalf("%+v", r)
+	}
+	b.awaitStatus(t, "mail: primary, protected")
+	if err := b.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = b.Wait()
+	c.awaitStatus(t, "mail: primary, alone")
+	c.echo(t, "jkl")
+	if _, err := io.WriteString(c.keys, "\x04"); err != nil {
+		t.Fatal(err)
+	}
+	c.wantEnd(t, statusOK)
 }
 
 // stopAt asks for the end at a control socket.

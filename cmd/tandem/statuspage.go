@@ -47,7 +47,7 @@ func statusPage(s *protect.Status) string {
 	p.line("term", "%d, %s by this run as %s", s.Term, holds(s), s.Owner)
 	p.line("arbiter", "%s", s.Arbiter)
 	p.peer(s)
-	p.line("clock", "guest time %s, exit %s; this host's part is up %s", since(float64(s.GuestTimeNS)/1e6), grouped(s.Position), since(float64(s.UptimeMS)))
+	p.clock(s)
 	p.log(s)
 	p.output(s)
 	if s.Divergences == 0 {
@@ -59,6 +59,14 @@ func statusPage(s *protect.Status) string {
 	p.failover(s.LastFailover)
 	p.events(s.Events)
 	return p.String()
+}
+
+// clock tells where the guest is, if this host has it, and how long this host has had its part.
+func (p *page) clock(s *protect.Status) {
+	if s.Position > 0 {
+		p.line("guest time", "%s, exit %s", since(float64(s.GuestTimeNS)/1e6), grouped(s.Position))
+	}
+	p.line("up", "%s", since(float64(s.UptimeMS)))
 }
 
 // primaryRole is the role of a host that runs the guest.
@@ -131,7 +139,11 @@ func (p *page) failover(f *protect.Failover) {
 	if f == nil {
 		return
 	}
-	p.line("failover", "%s, %s in all: %s", clock(f.At), duration(f.TotalMS), f.Cause)
+	cause := ""
+	if f.Cause != "" {
+		cause = ": " + f.Cause
+	}
+	p.line("failover", "%s, %s in all%s", clock(f.At), duration(f.TotalMS), cause)
 	for _, step := range f.Steps {
 		p.line("", "%10s  %s", duration(step.MS), step.Name)
 	}

@@ -22,7 +22,8 @@ func TestStatusPage(t *testing.T) {
 term       3, held by this run as a-1
 arbiter    file:/shared
 peer       none: the guest is not protected
-clock      guest time 1m1s, exit 1 234 567; this host's part is up 1m2s
+guest time 1m1s, exit 1 234 567
+up         1m2s
 output     leaves at once; pace full
 diverged   never
 `},
@@ -43,7 +44,7 @@ term       4, held by this run as b-2
 arbiter    etcd:x/mail
 listens    :7400
 peer       hosta at 10.0.0.1:7400, key 0123456789abcdef
-clock      guest time 0s, exit 0; this host's part is up 0s
+up         0s
 log        1 000 records, 3MiB, 1 Mbit/s; the backup is 12 records and 3.25 ms behind
 output     leaves when verified: 5 000 have left, 2 wait; delay median 210 µs, p99 1.9 ms; pace slow
 diverged   1 time(s)
@@ -62,7 +63,7 @@ term       0, seen by this run as b-1
 arbiter    unsafe-none
 listens    :1
 peer       none: no host runs the guest, as far as this one knows
-clock      guest time 0s, exit 0; this host's part is up 0s
+up         0s
 diverged   never
 `},
 	}
