@@ -10,7 +10,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func main() { runtime.GOMAXPROCS(runtime.NumCPU() + 1); os.Exit(execute(os.Args[1:])) }
+// spareThreads is how many threads run Go code beside one for each processor: a vCPU keeps its own while it is in the guest,
+// and what watches a peer must not wait behind a state transfer.
+const spareThreads = 3
+
+func main() {
+	runtime.GOMAXPROCS(runtime.NumCPU() + spareThreads)
+	os.Exit(execute(os.Args[1:]))
+}
 
 // execute runs the command line and returns the exit status. Whatever goes wrong is one line on standard error.
 func execute(args []string) int {

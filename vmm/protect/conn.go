@@ -325,10 +325,14 @@ func (c *conn) read() {
 		}
 		h.post(func() {
 			h.times.heard = time.Now()
-			if _, refused := m.(*pair.Refuse); refused {
+			switch m.(type) {
+			case *pair.Refuse:
 				h.conns.refused = time.Now()
+			case *pair.Bye:
+				h.farewell = h.conns.open[c.id] != nil
 			}
 			h.step(pair.Received{Conn: c.id, Term: term, Message: m})
+			h.farewell = h.farewell && h.parting != nil
 		})
 	}
 }

@@ -3,6 +3,7 @@ package protect
 import (
 	"math/rand/v2"
 	"strings"
+	"syscall"
 	"testing"
 
 	"tandem/lockstep/pair"
@@ -47,4 +48,89 @@ func TestGuestOutlivesItsHosts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The backup's host dies: the guest does not notice, and a new backup protects it again.
+func TestGuestOutlivesItsBackup(t *testing.T) {
+	p := newPair(t, pair.RuleReceived)
+	first := p.start(t, 1, "")
+	guest := p.start(t, 0, "uart-echo", first.listen)
+	first.errs.text(t, "state backup protected")
+	guest.typed(t, "abc")
+	guest.out.text(t, "ABC")
+	first.kill()
+	guest.typed(t, "def")
+	guest.out.text(t, "DEF")
+	guest.errs.text(t, "state primary alone term 2")
+	second := p.start(t, 1, "", guest.listen)
+	second.errs.text(t, "state backup protected")
+	guest.typed(t, "ghi")
+	guest.out.text(t, "GHI")
+	guest.kill()
+	second.errs.text(t, "state primary alone")
+	second.typed(t, "jkl\x04")
+	second.out.text(t, "JKL")
+	second.errs.text(t, "ended: the guest powered off")
+}
+
+// A host that stood still while the other took over is fenced when it goes on, says nothing more, and becomes the backup.
+func TestFrozenHostIsFenced(t *testing.T) {
+	p := newPair(t, pair.RuleReceived)
+	backup := p.start(t, 1, "")
+	guest := p.start(t, 0, "uart-echo", backup.listen)
+	backup.errs.text(t, "state backup protected")
+	guest.typed(t, "abc")
+	guest.out.text(t, "ABC")
+	if err := guest.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	backup.errs.text(t, "state primary alone term 2")
+	guest.typed(t, "never") // read when it goes on
+	backup.typed(t, "def")
+	backup.out.text(t, "DEF")
+	if err := guest.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	guest.errs.text(t, "fenced: another host has the guest")
+	guest.errs.text(t, "state backup protected term 2")
+	if said := guest.out.String(); strings.Contains(said, "N") {
+		t.Errorf("the host that was fenced said %q", said)
+	}
+	backup.kill()
+	guest.errs.text(t, "state primary alone term 3")
+	guest.typed(t, "xyz\x04")
+	guest.out.text(t, "XYZ")
+}
+
+// A guest that ends by itself ends both hosts' parts in the same way.
+func TestGuestEndsOnBothHosts(t *testing.T) {
+	for guest, words := range map[string]string{"uart-echo": "powered off", "reset-i8042": "reset the machine"} {
+		p := newPair(t, pair.RuleReceived)
+		backup := p.start(t, 1, "")
+		primary := p.start(t, 0, guest, backup.listen)
+		if guest == "uart-echo" {
+			backup.errs.text(t, "state backup protected")
+			primary.typed(t, "\x04")
+			backup.errs.text(t, "ended: the guest "+words)
+		}
+		primary.errs.text(t, "ended: the guest "+words)
+	}
+}
+
+// A primary that is told to leave hands its guest over.
+func TestPrimaryHandsOver(t *testing.T) {
+	p := newPair(t, pair.RuleReceived)
+	backup := p.start(t, 1, "")
+	primary := p.start(t, 0, "uart-echo", backup.listen)
+	backup.errs.text(t, "state backup protected")
+	primary.typed(t, "abc")
+	primary.out.text(t, "ABC")
+	if err := primary.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	primary.errs.text(t, "ended: stopped by the VMM")
+	backup.errs.text(t, "state primary alone term 2")
+	backup.typed(t, "def\x04")
+	backup.out.text(t, "DEF")
+	backup.errs.text(t, "ended: the guest powered off")
 }

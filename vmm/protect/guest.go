@@ -36,6 +36,7 @@ type guest struct {
 	ended   *ending       // how Run has returned
 	pace    pair.Speed
 
+	handed    bool // the guest stands still for its backup to go on
 	attached  bool // the machine logs, or is about to
 	detaching bool
 	reader    *wire.RingReader
@@ -137,6 +138,19 @@ func (g *guest) pause() {
 			case <-resume:
 			case <-g.gone:
 			}
+		})
+	})
+}
+
+// handOver lets the guest stand still, so that its backup can go on where it stands.
+func (g *guest) handOver() {
+	h := g.host
+	h.wait.Go(func() {
+		_ = g.m.Visit(func() { // a guest that has ended has no place to go on from
+			g.m.LogOutput()
+			last := g.lastRecord()
+			h.post(func() { g.handed, g.settledAt = true, last })
+			<-g.gone
 		})
 	})
 }
@@ -310,6 +324,11 @@ func (g *guest) settle(st pair.Status) {
 		}
 	}
 	quiet := st.HeldOutputs == 0 && st.Logged >= g.settledAt
+	if g.handed && quiet && st.State == pair.Protected && st.Received == st.Logged && g.host.end == nil {
+		g.host.event(false, "the guest is handed over to the backup")
+		g.host.end = &ending{cause: vmm.CauseStopped} // without a farewell: the backup takes the connection's end for a death
+		return
+	}
 	if g.settled != nil && quiet {
 		close(g.settled)
 		g.settled = nil

@@ -9,8 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"tandem/lockstep/arbiter"
 	"tandem/lockstep/link"
@@ -59,6 +63,8 @@ type Host struct {
 	replica *replica // the machine of a host that follows
 	// lastClosed is closed when the machine of the last replica is.
 	lastClosed chan struct{}
+	farewell   bool     // the primary has left in order
+	parting    *replica // a machine that is yet to tell how the guest of such a primary ended, or nil
 	addresses  addresses
 	progressed time.Time // when Config.Progress was last called
 	conns      connections
@@ -177,11 +183,14 @@ func (h *Host) newNode(role pair.Role, term uint64, replica pair.Digest) {
 		c.StallNS = max(c.StallNS, c.DetectNS)
 	}
 	h.node = pair.New(c)
+	h.mu.Lock()
 	h.status.Owner = c.Owner
+	h.mu.Unlock()
 }
 
 // loop does what happens, one thing after another, until the guest or this host's part has ended.
 func (h *Host) loop() (vmm.Cause, error) {
+	defer hurry()()
 	ctx, cancel := context.WithCancel(context.Background())
 	if h.listener != nil {
 		h.wait.Go(func() { h.conns.accept(ctx, h.listener) })
@@ -209,6 +218,20 @@ func (h *Host) loop() (vmm.Cause, error) {
 	h.release.close()
 	h.wait.Wait()
 	return h.end.cause, h.end.err
+}
+
+// loopNiceness is the scheduling priority of the loop's thread: heartbeats must leave in time, whatever the guest does.
+const loopNiceness = -10
+
+// hurry keeps the calling goroutine on a thread of its own that is scheduled before others, where this program may ask for
+// that, until the function that it returns is called.
+func hurry() func() {
+	runtime.LockOSThread()
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), loopNiceness) // without the right to it the usual priority must do
+	return func() {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 0)
+		runtime.UnlockOSThread()
+	}
 }
 
 // post has f called by the loop, unless that has ended. It may be called from any goroutine but the loop's.
@@ -293,6 +316,9 @@ func (h *Host) act(a pair.Action) {
 	case pair.DiscardGuest:
 		h.discard()
 	case pair.Report:
+		if cause, ok := strings.CutPrefix(a.Text, "lost the peer: "); ok {
+			h.times.cause = cause
+		}
 		h.event(a.Alarm, a.Text)
 	default: // MakeDelta and ExpectHeal: a backup that diverges leaves and joins again
 		h.event(true, fmt.Sprintf("the peer asks for %T, which this version does not do", a))
@@ -328,26 +354,42 @@ func (h *Host) pauseGuest() {
 	}
 }
 
-// discard stops this host's machine and forgets it. If it is the backup's, and the guest itself has ended, so has this
-// host's part.
+// discard stops this host's machine and forgets it.
 func (h *Host) discard() {
 	if h.guest != nil {
 		h.guest.discard()
 		h.guest = nil
 	}
-	if r := h.replica; r != nil {
-		if r.ended != nil && r.ended.err == nil && !r.draining && h.end == nil {
-			h.end = &ending{cause: causeOf(r)}
-		}
-		r.discard()
-		h.replica = nil
+	r := h.replica
+	if r == nil {
+		return
+	}
+	h.replica = nil
+	if h.farewell && r.m != nil && r.ended == nil {
+		h.parting = r // it may have records to come of how the guest ended
+		r.inbox.Close()
+		return
+	}
+	h.guestEnded(r)
+	r.discard()
+}
+
+// guestEnded ends this host's part if the guest has ended on the primary, and the primary has said farewell.
+func (h *Host) guestEnded(r *replica) {
+	if h.farewell && h.end == nil && r.ended != nil && r.ended.err == nil && r.knowsEnd() {
+		h.end = &ending{cause: causeOf(r)}
 	}
 }
 
-// leave ends this host's part in order: a guest is stopped, a backup says farewell.
+// leave ends this host's part in order: a guest goes on at its backup or, if there is none, is stopped; a backup says
+// farewell.
 func (h *Host) leave() {
 	h.leaving = time.Now()
-	if h.guest != nil {
+	switch {
+	case h.guest != nil && h.node.Status().State == pair.Protected:
+		h.guest.handOver()
+		return
+	case h.guest != nil:
 		h.guest.m.Stop()
 		return
 	}

@@ -124,10 +124,11 @@ func (t *timeline) note(h *Host, before, after pair.State) {
 	if before == after {
 		return
 	}
-	switch after {
-	case pair.Contending:
+	if before == pair.Protected && after != pair.Joining && after != pair.Fenced || after == pair.Contending {
 		t.from, t.last, t.steps = t.heard, t.heard, nil
 		t.step("detection")
+	}
+	switch after {
 	case pair.Draining:
 		t.step("arbitration")
 	case pair.Live:

@@ -13,10 +13,12 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -99,8 +101,10 @@ func (s *hostSpec) run() error {
 }
 
 func (s *hostSpec) play(h *Host, system *kvm.System, d *stdio) (vmm.Cause, error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	if s.Guest == "" {
-		return h.RunBackup(context.Background())
+		return h.RunBackup(ctx)
 	}
 	m, err := vmm.New(system, vmm.Config{MemoryBytes: 32 << 20, EpochNS: 1767323045e9, Console: d.console, Debug: d.console})
 	if err != nil {
@@ -116,7 +120,7 @@ func (s *hostSpec) play(h *Host, system *kvm.System, d *stdio) (vmm.Cause, error
 	if err := m.Memory().WriteAt(binary.LittleEndian.AppendUint64(nil, s.Param), guests.ParamAddress); err != nil {
 		return 0, err
 	}
-	return h.RunPrimary(context.Background(), m)
+	return h.RunPrimary(ctx, m)
 }
 
 // report prints what becomes of a host.

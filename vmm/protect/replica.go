@@ -191,8 +191,14 @@ func (r *replica) run(m *vmm.Machine) {
 		r.used.Store(m.Followed())
 	}
 	h.post(func() {
-		if h.replica == r {
+		switch r {
+		case h.replica:
 			r.stopped(r.used.Load(), cause, err)
+		case h.parting:
+			r.ended, h.parting = &ending{cause, err}, nil
+			h.guestEnded(r)
+			h.farewell = false
+			r.discard()
 		}
 	})
 	<-r.gone
@@ -329,7 +335,7 @@ func (h *Host) takeOver(a pair.TakeOver) {
 	h.wait.Go(func() {
 		var err error
 		// The guest itself may have ended before its host was lost.
-		over := r.ended.err == nil && (r.ended.cause != vmm.CauseLogEnd || r.m.Logged() != 0)
+		over := r.ended.err == nil && r.knowsEnd()
 		if !over {
 			err = r.m.TakeOver()
 		}
@@ -367,6 +373,11 @@ func (h *Host) tookOver(r *replica, a pair.TakeOver, over bool, err error) {
 		o.Release()
 	}
 	h.step(pair.TookOver{Replica: r.row.Name()})
+}
+
+// knowsEnd tells whether the log has told how the guest ended.
+func (r *replica) knowsEnd() bool {
+	return r.ended.cause != vmm.CauseLogEnd || r.m.Logged() != 0
 }
 
 // causeOf tells how the guest has ended that the log tells of.

@@ -116,7 +116,7 @@ func (h *Host) Status() Status {
 	s := h.status
 	s.Guest, s.Listen, s.Release = h.c.Guest, h.c.Listen, releaseNames[h.c.Rule]
 	s.UptimeMS = time.Since(h.started).Milliseconds()
-	s.Events = append([]Event(nil), s.Events...)
+	s.Events = append([]Event{}, s.Events...)
 	m := &h.meter
 	m.turn()
 	s.Log.Bytes = m.bytes
