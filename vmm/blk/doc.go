@@ -19,17 +19,15 @@
 // A part of a row of disks, little-endian; it lies inside the row, and may go over the end of a disk into the next:
 //
 //	offset  size  field
-//	0       1     kind: 1 data, 2 zeros
+//	0       1     kind: 1 data, 2 zeros, 3 as in the overlay's base
 //	1       7     zero
 //	8       8     offset in the row in bytes
 //	16      8     length n in bytes, at least 1; of data at most 1 MiB
-//	24      n     data; nothing for zeros
+//	24      n     data; nothing for the others
 //
-// A file that is becoming a replica has the extended attribute user.tandem.incomplete, and [Open] refuses it.
-//
-// What is not sent is what an overlay has from its base, and read-only disks: those both hosts have, which their
-// fingerprints tell ([Form]). Zeros are sent, as two words, so a replica can be made in a file or device that had something
-// else.
+// A file that is becoming a replica has the extended attribute user.tandem.incomplete, and [Open] refuses it. What an overlay
+// has from its base, and read-only disks, both hosts have, which their fingerprints tell ([Form]). Zeros are sent, as two
+// words, so a replica can be made in a file or device that had something else.
 //
 // # Overlay format, version 1
 //

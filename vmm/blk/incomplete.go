@@ -1,22 +1,30 @@
 package blk
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
 )
 
-// incompleteMark is the extended attribute of a file that is becoming a replica. It exists so that nobody runs a guest on
-// half a disk. A file system without such attributes, and a block device, go without.
+// incompleteMark is the extended attribute of a file that is becoming a replica: how many bytes of the row of disks are
+// stored, little-endian, as of the last time that it was closed in order. It exists so that nobody runs a guest on half a
+// disk, and so that a transfer goes on only from where the file really is. A file system without such attributes, and a block
+// device, go without: there a transfer begins anew.
 const incompleteMark = "user.tandem.incomplete"
 
-// errIncomplete is why such a file is not opened.
-var errIncomplete = errors.New("it is a replica that was not completed; let `tandem backup` complete it, or delete it")
+var (
+	// errIncomplete is why such a file is not opened.
+	errIncomplete = errors.New("it is a replica that was not completed; let `tandem backup` complete it, or delete it")
+	// ErrNotKept says that this host has not what a transfer would go on from: it has to begin anew.
+	ErrNotKept = errors.New("this host has not kept that much of the replica")
+)
 
-// markIncomplete marks f, for good.
-func (f *osFile) markIncomplete() error {
-	err := ignoringEINTR(func() error { return unix.Fsetxattr(int(f.Fd()), incompleteMark, []byte{1}, 0) })
+// markIncomplete marks f, which has stored so many bytes of the row.
+func (f *osFile) markIncomplete(stored int64) error {
+	value := binary.LittleEndian.AppendUint64(nil, uint64(stored))
+	err := ignoringEINTR(func() error { return unix.Fsetxattr(int(f.Fd()), incompleteMark, value, 0) })
 	if unmarkable(err) {
 		return nil
 	}
@@ -25,6 +33,16 @@ func (f *osFile) markIncomplete() error {
 	}
 	if err != nil {
 		return fmt.Errorf("cannot mark it as incomplete: %w", err)
+	}
+	return nil
+}
+
+// checkKept returns ErrNotKept unless f is marked as having stored as much.
+func (f *osFile) checkKept(from int64) error {
+	var value [8]byte
+	n, err := unix.Fgetxattr(int(f.Fd()), incompleteMark, value[:])
+	if err != nil || n != len(value) || binary.LittleEndian.Uint64(value[:]) < uint64(from) {
+		return ErrNotKept
 	}
 	return nil
 }

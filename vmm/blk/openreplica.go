@@ -17,14 +17,21 @@ func (o Options) name() string {
 	return o.Path
 }
 
-// openReplica opens a disk to be a replica of one with form f, and marks it as incomplete. If kept, it has a part of it
-// already.
-func openReplica(o Options, f Form, kept bool) (Image, error) {
+// openReplica opens a disk to be a replica of one with form f, whose place in the row begins at start, and marks it as
+// incomplete. What it has of the first from bytes of the row is kept.
+func openReplica(o Options, f Form, start, from int64) (Image, error) {
+	kept := from > start
 	image, err := openForm(o, f, kept)
 	if err != nil || f.Kind == ReadOnly {
 		return image, err
 	}
-	if err := storage(image).markIncomplete(); err != nil {
+	if kept {
+		err = storage(image).checkKept(from)
+	}
+	if err == nil {
+		err = storage(image).markIncomplete(from)
+	}
+	if err != nil {
 		image.Close()
 		return nil, fmt.Errorf("disk %s: %w", o.name(), err)
 	}
@@ -69,7 +76,7 @@ func openOver(base *raw, o Options, f Form, kept bool) (Image, error) {
 	}
 	if kept {
 		if _, err := os.Lstat(o.Overlay); err != nil {
-			return nil, fmt.Errorf("overlay %s: what it had of the replica is gone: %w", o.Overlay, err)
+			return nil, fmt.Errorf("overlay %s: %w: %w", o.Overlay, ErrNotKept, err)
 		}
 	} else {
 		if err := emptyOverlay(o.Overlay, o.Path, base); err != nil {
@@ -96,7 +103,7 @@ func emptyOverlay(path, basePath string, base Image) error {
 	if err != nil {
 		return err
 	}
-	if err := f.markIncomplete(); err != nil {
+	if err := f.markIncomplete(0); err != nil {
 		return err
 	}
 	if err := f.Truncate(0); err != nil {
@@ -123,7 +130,10 @@ func checkReplaceable(f *osFile) error {
 
 // openRawReplica opens a file or block device of at least size bytes, or makes a file of that size.
 func openRawReplica(path string, size int64, kept bool) (Image, error) {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) && !kept {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if kept {
+			return nil, fmt.Errorf("disk %s: %w: %w", path, ErrNotKept, err)
+		}
 		if err := createEmpty(path); err != nil {
 			return nil, fmt.Errorf("disk %s: cannot create it: %w", path, err)
 		}
@@ -132,7 +142,7 @@ func openRawReplica(path string, size int64, kept bool) (Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := fit(f, size, kept); err != nil {
+	if err := fit(f, size); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("disk %s: %w", path, err)
 	}
@@ -158,7 +168,7 @@ func syncFolder(path string) error {
 }
 
 // fit gives an empty file its size. A file of another size is rather somebody's than a replica.
-func fit(f *osFile, size int64, kept bool) error {
+func fit(f *osFile, size int64) error {
 	have, err := f.size()
 	if err != nil {
 		return err
@@ -171,7 +181,7 @@ func fit(f *osFile, size int64, kept bool) error {
 		return nil
 	case isBlockDevice(info):
 		return fmt.Errorf("the device has %d bytes, the primary's disk %d; name a larger one", have, size)
-	case have != 0 || kept:
+	case have != 0:
 		return fmt.Errorf("the file has %d bytes, the primary's disk %d; delete it, or name another file", have, size)
 	}
 	if err := f.Truncate(size); err != nil {

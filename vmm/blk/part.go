@@ -18,12 +18,14 @@ const (
 const (
 	partData  = 1
 	partZeros = 2
+	partBased = 3
 )
 
 // part is a piece of a row of disks.
 type part struct {
 	off, n int64
 	data   []byte // nil: zeros
+	based  bool   // instead: as in the base of an overlay
 }
 
 // appendPartHeader appends the header of n bytes at off.
@@ -47,8 +49,10 @@ func decodePart(p []byte, size int64) (part, error) {
 		return part{}, fmt.Errorf("a part of %d bytes at %d, of disks of %d bytes", n, off, size)
 	case p[0] == partZeros && len(p) == partHeader:
 		return part{off: int64(off), n: int64(n)}, nil
+	case p[0] == partBased && len(p) == partHeader:
+		return part{off: int64(off), n: int64(n), based: true}, nil
 	case p[0] == partData && n <= maxPartData && uint64(len(p)-partHeader) == n:
-		return part{int64(off), int64(n), p[partHeader:]}, nil
+		return part{off: int64(off), n: int64(n), data: p[partHeader:]}, nil
 	}
 	return part{}, fmt.Errorf("a part of kind %d for %d bytes has %d bytes", p[0], n, len(p)-partHeader)
 }

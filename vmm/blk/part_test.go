@@ -9,6 +9,7 @@ import (
 func FuzzPart(f *testing.F) {
 	f.Add(append(appendPartHeader(nil, partData, 512, 4), "data"...), int64(1024))
 	f.Add(appendPartHeader(nil, partZeros, 0, 1<<40), int64(1<<40))
+	f.Add(appendPartHeader(nil, partBased, 3, 9), int64(12))
 	f.Add(appendPartHeader(nil, partZeros, -1, 2), int64(1024))
 	f.Add(appendPartHeader(nil, partData, 1, -1), int64(1024))
 	f.Fuzz(func(t *testing.T, p []byte, size int64) {
@@ -21,7 +22,10 @@ func FuzzPart(f *testing.F) {
 			t.Fatalf("part %+v of a row of %d bytes", got, size)
 		}
 		kind := byte(partZeros)
-		if got.data != nil {
+		switch {
+		case got.based:
+			kind = partBased
+		case got.data != nil:
 			kind = partData
 		}
 		if again := append(appendPartHeader(nil, kind, got.off, got.n), got.data...); !bytes.Equal(again, p) {

@@ -14,7 +14,7 @@ const (
 
 // Replicas are the disks of a machine that a host gets from another.
 //
-// Its methods are for one goroutine, but Done, which any may call.
+// Its methods are for any goroutine.
 type Replicas struct {
 	images []Image
 	forms  []Form
@@ -24,16 +24,22 @@ type Replicas struct {
 	queue   chan []byte
 	written sync.WaitGroup
 
+	// putting is held while a part is put into the queue. Invariant: closed, which it guards, says that the queue is closed.
+	putting sync.Mutex
+	closed  bool
+
 	mu     sync.Mutex
-	stored int64
+	stored int64 // of the row, in order
 	failed error
-	closed bool
 }
+
+// errEnded says that a part came too late.
+var errEnded = errors.New("the replica is finished or closed")
 
 // OpenReplicas opens and locks this host's disks and makes them ready to be replicas of those of another host: files that
 // don't exist are created, overlays are emptied. What they had is lost. Of the row of disks the first from bytes are kept:
-// they are what a transfer that broke off has stored; a from beyond the row is 0. Errors name the file, the cause and what
-// to do.
+// they are what a transfer that broke off has stored ([Replicas.Close]), else the error is [ErrNotKept]; a from beyond the row
+// is 0. Errors name the file, the cause and what to do.
 func OpenReplicas(options []Options, forms []Form, from int64) (*Replicas, error) {
 	if len(options) != len(forms) {
 		return nil, fmt.Errorf("the primary's guest has %d disks, and this host has been given %d: give it as many, in the same order",
@@ -52,7 +58,7 @@ func OpenReplicas(options []Options, forms []Form, from int64) (*Replicas, error
 	r.starts, r.size = layout(forms)
 	r.stored = resumeAt(from, r.size)
 	for i, f := range forms {
-		image, err := openReplica(options[i], f, r.stored > r.starts[i])
+		image, err := openReplica(options[i], f, r.starts[i], r.stored)
 		if err != nil {
 			r.closeImages()
 			return nil, err
@@ -74,10 +80,16 @@ func (r *Replicas) Store(p []byte) error {
 	r.mu.Lock()
 	failed := r.failed
 	r.mu.Unlock()
-	if failed == nil {
-		r.queue <- append([]byte(nil), p...)
+	if failed != nil {
+		return failed
 	}
-	return failed
+	r.putting.Lock()
+	defer r.putting.Unlock()
+	if r.closed {
+		return errEnded
+	}
+	r.queue <- append([]byte(nil), p...)
+	return nil
 }
 
 // write stores parts until the queue is closed.
@@ -109,9 +121,14 @@ func (r *Replicas) put(p part, unsynced []int64) error {
 			continue
 		}
 		var err error
-		if p.data == nil {
+		switch {
+		case p.based && r.forms[i].Kind == Overlay:
+			continue
+		case p.based:
+			err = errors.New("the primary sends nothing but that it is as in a base, and there is none")
+		case p.data == nil:
 			err = image.Zero(from-r.starts[i], to-from, true)
-		} else {
+		default:
 			_, err = image.WriteAt(p.data[from-p.off:to-p.off], from-r.starts[i])
 			unsynced[i] += to - from
 		}
@@ -143,45 +160,61 @@ func (r *Replicas) Done() (stored, total int64) {
 // Finish makes what was stored stable and returns the images in the order of the disks. They are the caller's now, and
 // Close does nothing any more. If it fails, they are closed.
 func (r *Replicas) Finish() ([]Image, error) {
-	err := r.end()
+	if !r.end() {
+		return nil, errEnded
+	}
+	err := r.failed
 	for i, image := range r.images {
-		if err != nil {
-			break
-		}
-		if image.ReadOnly() {
-			continue
-		}
-		if err = image.Sync(); err == nil {
-			err = storage(image).markComplete()
-		}
-		if err != nil {
-			err = replicaError(i, err)
+		if err == nil && !image.ReadOnly() {
+			err = complete(i, image)
 		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.closeImages())
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.stored = r.size
 	return r.images, nil
 }
 
-// Close writes what was taken, closes the disks and keeps what they have.
-func (r *Replicas) Close() error {
-	if r.closed {
-		return nil
+func complete(disk int, image Image) error {
+	err := image.Sync()
+	if f := storage(image); err == nil && f != nil {
+		err = f.markComplete()
 	}
-	return errors.Join(r.end(), r.closeImages())
+	if err != nil {
+		return replicaError(disk, err)
+	}
+	return nil
 }
 
-// end waits until everything is written.
-func (r *Replicas) end() error {
+// Close writes what was taken, closes the disks and keeps what they have: up to where a transfer can go on from, if there
+// was no error.
+func (r *Replicas) Close() error {
+	if !r.end() {
+		return nil
+	}
+	errs := []error{r.failed}
+	for _, image := range r.images {
+		if f := storage(image); f != nil && !image.ReadOnly() && r.failed == nil {
+			errs = append(errs, f.markIncomplete(r.stored))
+		}
+	}
+	return errors.Join(append(errs, r.closeImages())...)
+}
+
+// end waits until everything is written, unless that was done before.
+func (r *Replicas) end() bool {
+	r.putting.Lock()
+	defer r.putting.Unlock()
 	if r.closed {
-		panic("blk: replicas are finished twice")
+		return false
 	}
 	r.closed = true
 	close(r.queue)
 	r.written.Wait()
-	return r.failed
+	return true
 }
 
 func (r *Replicas) closeImages() error {

@@ -58,8 +58,9 @@ func TestOpenReplicasErrors(t *testing.T) {
 		{"in use", Options{Path: busy}, raw, 0, "another guest has it in use"},
 		{"another size", Options{Path: base}, Form{Kind: Raw, Size: 4096}, 0, "the file has 8192 bytes, the primary's disk 4096"},
 		{"no folder", Options{Path: folder + "/no/disk"}, raw, 0, "cannot create it"},
-		{"to be gone on with, and not there", Options{Path: folder + "/gone"}, raw, 512, "there is no such file"},
-		{"overlay to be gone on with, and not there", Options{Path: base, Overlay: folder + "/gone"}, over, 512, "is gone"},
+		{"to be gone on with, and not there", Options{Path: folder + "/gone"}, raw, 512, "has not kept"},
+		{"overlay to be gone on with, and not there", Options{Path: base, Overlay: folder + "/gone"}, over, 512, "has not kept"},
+		{"to be gone on with, and somebody's", Options{Path: base}, raw, 512, "has not kept"},
 		{"no overlay", Options{Path: base}, over, 0, "the primary's is an overlay"},
 		{"overlay", Options{Path: base, Overlay: folder + "/o"}, raw, 0, "the primary's is no overlay"},
 		{"read-only", Options{Path: base, ReadOnly: true}, raw, 0, "is not read-only"},
@@ -157,6 +158,45 @@ func TestIncompleteReplicaIsNotADisk(t *testing.T) {
 			open(t, test.o)
 		})
 	}
+}
+
+// TestResumeGoesOnFromWhatIsStored does not believe that a replica has more than it was given.
+func TestResumeGoesOnFromWhatIsStored(t *testing.T) {
+	if err := unix.Setxattr(imageFile(t, "any", 512), "user.test", nil, 0); err != nil {
+		t.Skipf("no extended attributes here: %v", err)
+	}
+	folder := t.TempDir()
+	forms := []Form{{Kind: Raw, Size: 2 * chunk}, {Kind: Raw, Size: 2 * chunk}}
+	options := []Options{{Path: folder + "/1"}, {Path: folder + "/2"}}
+	part := appendPartHeader(nil, partZeros, 0, 3*chunk)
+	r := replicas(t, &Row{forms: forms}, 0, options...)
+	if err := errors.Join(r.Store(part), r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Store(part); err == nil {
+		t.Error("stored after the end")
+	}
+	if _, err := r.Finish(); err == nil {
+		t.Error("finished after the end")
+	}
+	if _, err := OpenReplicas(options, forms, 3*chunk+1); !errors.Is(err, ErrNotKept) {
+		t.Errorf("going on from what is not there: %v", err)
+	}
+	r = replicas(t, &Row{forms: forms}, 3*chunk, options...)
+	if stored, total := r.Done(); stored != 3*chunk || total != 4*chunk {
+		t.Errorf("%d of %d bytes", stored, total)
+	}
+	// What comes now can't be: these disks have no base.
+	if err := r.Store(appendPartHeader(nil, partBased, 3*chunk, chunk)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err == nil || !strings.Contains(err.Error(), "there is none") {
+		t.Errorf("closing: %v", err)
+	}
+	if _, err := OpenReplicas(options, forms, 4*chunk); !errors.Is(err, ErrNotKept) {
+		t.Errorf("going on after a failure: %v", err)
+	}
+	replicas(t, &Row{forms: forms}, 4*chunk+1, options...) // beyond the row is the start
 }
 
 // TestOverlayIsEmptied makes a replica in an overlay that had something else.

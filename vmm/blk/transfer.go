@@ -130,30 +130,24 @@ func (r *Row) at(off int64) int {
 }
 
 // Next appends the next part to dst and returns it. A nil part says that nothing is left now; once the guest stands still,
-// the replica has everything then. An error is one of reading this host's disk.
+// the replica has everything then. An error is one of reading this host's disk,
+// and the transfer's end.
 func (t *Transfer) Next(dst []byte) ([]byte, error) {
-	for {
-		if t.at == t.end {
-			if err := t.take(); err != nil {
-				return nil, err
-			}
-			if t.at == t.end {
-				return nil, nil
-			}
-		}
-		part, n, err := t.encode(dst)
-		if err != nil {
-			return nil, fmt.Errorf("disk %d: sending it: %w", t.disk+1, err)
-		}
-		t.at += n
-		if t.ordered {
-			t.next += n
-			t.progress.Store(t.next)
-		}
-		if part != nil {
-			return part, nil
+	if t.at == t.end {
+		if err := t.take(); err != nil || t.at == t.end {
+			return nil, err
 		}
 	}
+	part, n, err := t.encode(dst)
+	if err != nil {
+		return nil, fmt.Errorf("disk %d: sending it: %w", t.disk+1, err)
+	}
+	t.at += n
+	if t.ordered {
+		t.next += n
+		t.progress.Store(t.next)
+	}
+	return part, nil
 }
 
 // take takes the marks of the next span, if there is one.
@@ -227,8 +221,7 @@ func (t *Transfer) span(disk int, at, end int64) {
 	t.disk, t.at, t.end = disk, at, min(end, t.row.forms[disk].Size)
 }
 
-// encode appends the part at the start of the span to dst, and says how much of the span it is. What needs no part gives
-// none.
+// encode appends the part at the start of the span to dst, and says how much of the span it is.
 func (t *Transfer) encode(dst []byte) (p []byte, n int64, err error) {
 	d, off := t.row.disks[t.disk], t.row.starts[t.disk]+t.at
 	e, err := d.extent(t.at, t.end-t.at)
@@ -236,7 +229,7 @@ func (t *Transfer) encode(dst []byte) (p []byte, n int64, err error) {
 	case err != nil:
 		return nil, 0, err
 	case e.content == based:
-		return nil, e.n, nil
+		return appendPartHeader(dst, partBased, off, e.n), e.n, nil
 	case e.content == zeros:
 		return appendPartHeader(dst, partZeros, off, e.n), e.n, nil
 	}
