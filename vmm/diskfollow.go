@@ -43,8 +43,9 @@ func (m *Machine) goLiveDisks() error {
 	return nil
 }
 
-// diskFailure tells how a replica is not what the guest believes any more.
-func (m *Machine) diskFailure() error {
+// DiskFailure tells how a replica of a machine that follows is not what the guest believes any more: the machine must not
+// take over.
+func (m *Machine) DiskFailure() error {
 	for _, b := range m.virtio.backends {
 		if b.following {
 			if err := b.server.Err(); err != nil {

@@ -38,9 +38,6 @@ func (m *Machine) Follow(f Following) {
 // goes on from the present, as if the peer's had never stopped. What waits at its outlets leaves; of the output that was
 // handed over its owner takes care.
 func (m *Machine) TakeOver() error {
-	if err := m.diskFailure(); err != nil {
-		return err
-	}
 	now := m.follower.Present()
 	m.live = lockstep.NewLive(now, m.kick)
 	m.door, m.follower, m.digested = m.live, nil, false

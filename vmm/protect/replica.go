@@ -336,15 +336,30 @@ func (h *Host) takeOver(a pair.TakeOver) {
 		var err error
 		// The guest itself may have ended before its host was lost.
 		over := r.ended.err == nil && r.knowsEnd()
-		if !over {
+		if err = r.m.DiskFailure(); err == nil {
+			r.sendAgain(a.Released)
+		}
+		if err == nil && !over {
 			err = r.m.TakeOver()
 		}
-		h.post(func() { h.tookOver(r, a, over, err) })
+		h.post(func() { h.tookOver(r, over, err) })
 	})
 }
 
+// sendAgain sends output that may not have left the primary. What the guest puts out from here on comes behind it.
+func (r *replica) sendAgain(released uint64) {
+	r.forget(released)
+	r.mu.Lock()
+	outputs := r.outputs
+	r.outputs = nil
+	r.mu.Unlock()
+	for _, o := range outputs {
+		o.Release()
+	}
+}
+
 // tookOver lets the guest go on here.
-func (h *Host) tookOver(r *replica, a pair.TakeOver, over bool, err error) {
+func (h *Host) tookOver(r *replica, over bool, err error) {
 	if h.replica != r {
 		return
 	}
@@ -364,14 +379,6 @@ func (h *Host) tookOver(r *replica, a pair.TakeOver, over bool, err error) {
 	h.guest, h.replica = g, nil
 	h.devices(func(d Devices) { d.Connect(g.m) })
 	h.addresses.announce(h, g.m.NICs())
-	r.forget(a.Released)
-	for _, o := range r.outputs {
-		if o.Kind == lockstep.KindConsole {
-			h.release.add(o.Release)
-			continue
-		}
-		o.Release()
-	}
 	h.step(pair.TookOver{Replica: r.row.Name()})
 }
 
