@@ -210,3 +210,35 @@ func stopAt(t *testing.T, socket string) error {
 	defer c.Close()
 	return c.Stop()
 }
+// TestGuestEndsOnBothHosts powers a protected guest off. Its backup ends as it does.
+func TestGuestEndsOnBothHosts(t *testing.T) {
+	nativeKVM(t)
+	keys, folder, address := filepath.Dir(testKeysOf(t, "a", "b")), testArbiter(t), deadPort(t)
+	b := startHost(t, "backup", "--listen", address, "--keys", filepath.Join(keys, "b"), "--arbiter", "file:"+folder)
+	a := startHost(t, "run", "-m", "16M", "-k", writeFile(t, "uart-echo", guests.Image("uart-echo")), "--backup", address,
+		"--keys", filepath.Join(keys, "a"), "--arbiter", "file:"+folder)
+	awaitOutput(t, a.stdout, "ready") // what is typed before, the guest's start clears away
+	a.awaitStatus(t, "mail: primary, protected")
+	if _, err := io.WriteString(a.keys, "\x04"); err != nil {
+		t.Fatal(err)
+	}
+	a.wantEnd(t, statusOK)
+	b.wantEnd(t, statusOK)
+}
+
+// TestPrimaryLeaves ends a protected primary's part in order. Its backup goes on at once.
+func TestPrimaryLeaves(t *testing.T) {
+	nativeKVM(t)
+	keys, folder, address := filepath.Dir(testKeysOf(t, "a", "b")), testArbiter(t), deadPort(t)
+	b := startHost(t, "backup", "--listen", address, "--keys", filepath.Join(keys, "b"), "--arbiter", "file:"+folder)
+	a := startHost(t, "run", "-m", "16M", "-k", writeFile(t, "uart-echo", guests.Image("uart-echo")), "--backup", address,
+		"--keys", filepath.Join(keys, "a"), "--arbiter", "file:"+folder)
+	awaitOutput(t, a.stdout, "ready")
+	a.awaitStatus(t, "mail: primary, protected")
+	if err := a.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	a.wantEnd(t, statusStopped)
+	b.awaitStatus(t, "mail: primary, alone")
+	b.echo(t, "abc")
+}
