@@ -169,7 +169,8 @@ func (c *console) complete(config *vmm.Config) error {
 	return nil
 }
 
-// size is what a virtio console tells its guest: how large the terminal is as the guest starts, if there is one.
+// size is what a virtio console tells its guest: how large the terminal is as the guest starts, if there is one. Older Linux
+// drivers look only when it changes, which it never does.
 func (c *console) size() virtio.ConsoleConfig {
 	if c.terminal == nil {
 		return virtio.ConsoleConfig{}

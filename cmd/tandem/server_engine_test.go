@@ -41,6 +41,8 @@ func TestLabDevices(t *testing.T) {
 	})
 	t.Run("servers", func(t *testing.T) { testServers(ctx, t, e) })
 	t.Run("disks", func(t *testing.T) { testDisks(ctx, t, e) })
+	t.Run("stalled disk", func(t *testing.T) { testStalledDisk(ctx, t, e) })
+	t.Run("failing disk", func(t *testing.T) { testFailingDisk(ctx, t, e) })
 	t.Run("tap", func(t *testing.T) { testTap(ctx, t, e) })
 	t.Run("virtio console", func(t *testing.T) { testVirtioConsole(ctx, t, e) })
 }
