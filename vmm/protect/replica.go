@@ -108,7 +108,8 @@ func (r *replica) give(disks *blk.Replicas) {
 	if disks == nil {
 		return
 	}
-	if err := disks.Close(); err != nil {
+	// The pair counts what has come as stored, and goes on from there.
+	if err := errors.Join(r.disks.drain(), disks.Close()); err != nil {
 		r.host.c.Log.Warn("closing the replica of the disks", "cause", err)
 	}
 }
@@ -327,6 +328,9 @@ func (h *Host) refuse(r *replica, cause error) {
 	}
 	h.event(true, fmt.Sprintf("this host can't be the backup: %v", cause))
 	h.conns.refuse(r.conn, cause)
+	if st := h.node.Status(); st.State == pair.Joining {
+		h.newNode(pair.Backup, st.Term, pair.Digest{}) // nothing that was stored is gone on from
+	}
 }
 
 // takeOver makes this host's machine the guest.
