@@ -17,7 +17,7 @@ import (
 type labFlags struct {
 	hosts, networks, cpus, memoryMB int
 	puts, disks                     []string
-	agent, keep                     string
+	agent, keep, share              string
 	seed                            uint64
 	quiet                           bool
 }
@@ -30,6 +30,7 @@ func (f *labFlags) register(c *cobra.Command) {
 	fl.IntVarP(&f.memoryMB, "memory", "m", 1024, "memory of each host in MB")
 	fl.StringArrayVar(&f.puts, "put", nil, "put a file of this machine into every host, `SRC:DST` (repeatable)")
 	fl.StringArrayVar(&f.disks, "disk", nil, "attach a raw image `[HOST:]PATH[:ro]` as /dev/vda, ... (repeatable)")
+	fl.StringVar(&f.share, "share", "", "give every host this folder, at "+lab.SharePath)
 	fl.StringVar(&f.agent, "agent", "", "static build of this program for use inside the hosts (default: itself, or built from source)")
 	fl.StringVar(&f.keep, "keep", "", "leave the consoles' logs in this folder")
 	fl.Uint64Var(&f.seed, "seed", 1, "seed of the networks' losses")
@@ -43,7 +44,7 @@ func (f *labFlags) config(ctx context.Context, cmd *cobra.Command) (lab.Config, 
 	}
 	cfg := lab.Config{
 		Hosts: make([]lab.HostConfig, f.hosts), Networks: f.networks, CPUs: f.cpus, MemoryMB: f.memoryMB,
-		Agent: f.agent, KeepDir: f.keep, Seed: f.seed, Files: map[string]string{},
+		Agent: f.agent, KeepDir: f.keep, Share: f.share, Seed: f.seed, Files: map[string]string{},
 	}
 	if !f.quiet {
 		cfg.Log = cmd.ErrOrStderr()

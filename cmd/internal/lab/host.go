@@ -71,7 +71,13 @@ func (l *Lab) boot(ctx context.Context, hc HostConfig, place int) (h *Host, err 
 		return h, err
 	}
 	h.BootTime = time.Since(start)
-	return h, checkHello(h.Hello())
+	if err := checkHello(h.Hello()); err != nil {
+		return h, err
+	}
+	if l.cfg.Share != "" {
+		err = serveFolder(ctx, h.Client, l.cfg.Share, SharePath)
+	}
+	return h, err
 }
 
 // bootTimeout bounds a boot that nothing else bounds: a hundred times what a

@@ -14,14 +14,14 @@ import (
 )
 
 // bootModules are loaded when a host starts.
-var bootModules = []string{"virtio_pci", "virtio_console", "virtio_net", "virtio_blk", "kvm_amd"}
+var bootModules = []string{"virtio_pci", "virtio_console", "virtio_net", "virtio_blk", "kvm_amd", "fuse"}
 
 // spareModules are there for modprobe and for the kernel to load when they are
 // first needed. Kernels that lack one do without.
 var spareModules = []string{
-	"tun", "bridge", "veth", "macvtap", "overlay", "loop", "ext4", "virtiofs", "9p", "9pnet_virtio",
+	"tun", "bridge", "veth", "macvtap", "overlay", "loop", "ext4", "virtiofs",
 	"vsock", "vmw_vsock_virtio_transport", "vhost_vsock", "vhost_net", "virtio_rng", "virtio_balloon", "af_packet",
-	"nf_tables", "nft_chain_nat", "nft_masq", "nf_nat", "nf_conntrack", "fuse", "configs",
+	"nf_tables", "nft_chain_nat", "nft_masq", "nf_nat", "nf_conntrack", "configs",
 }
 
 // writeImage writes a host's initramfs. It is made anew for each host: that

@@ -39,6 +39,11 @@ type Config struct {
 	MemoryMB int // default 1024
 	// Files are put into every host: path in the host → file of this machine.
 	Files map[string]string
+	// Share is a folder of this machine that all hosts have at SharePath. It is
+	// served by this process, beside the networks, so that neither a cut nor the
+	// death of a host takes it from the others. Nothing of it is cached: what one
+	// host does, link(2) too, all see at once.
+	Share string
 	// Agent is a static build of cmd/lab. Empty builds it from source, which
 	// needs the Go toolchain and a working directory inside the module.
 	Agent string
@@ -68,6 +73,9 @@ type Disk struct {
 
 // Limits of a lab: they keep addresses in one octet and this machine usable.
 const (
+	// SharePath is where hosts have Config.Share.
+	SharePath = "/share"
+
 	MaxHosts    = 200
 	MaxNetworks = 4
 
@@ -133,6 +141,12 @@ func prepare(ctx context.Context, cfg Config) (*Lab, error) {
 		if err != nil {
 			release()
 			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	if cfg.Share != "" {
+		if st, err := os.Stat(cfg.Share); err != nil || !st.IsDir() {
+			release()
+			return nil, errors.Join(fmt.Errorf("%s can't be shared with the hosts: it is no folder", cfg.Share), err, os.RemoveAll(dir))
 		}
 	}
 	l := &Lab{cfg: cfg, artifacts: a, dir: dir, release: release, hosts: map[string]*Host{}, places: map[string]int{}}

@@ -247,6 +247,60 @@ func (c *Client) DialContext(ctx context.Context, network, address string) (net.
 	return &frameConn{st: st}, nil
 }
 
+// Share mounts a folder at path in the host, for as long as the connection
+// lives. answer is called with one FUSE request at a time and writes what it
+// answers to reply; 0 bytes are no answer.
+func (c *Client) Share(ctx context.Context, path string, answer func(request, reply []byte) int) error {
+	st, stop, err := c.open(ctx, Request{Op: OpShare, Path: path})
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if _, err = readReply(st); err != nil {
+		st.Close()
+		return ctxError(ctx, err)
+	}
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		defer giveUp(st)
+		ended <- serveShare(st, ready, answer)
+	}()
+	select {
+	case <-ready:
+		return nil
+	case err := <-ended:
+		return ctxError(ctx, fmt.Errorf("sharing a folder: %w", err))
+	}
+}
+
+// serveShare answers until the connection ends, and closes ready on the way.
+func serveShare(st io.ReadWriter, ready chan<- struct{}, answer func(request, reply []byte) int) error {
+	reply := make([]byte, maxDataBytes)
+	for {
+		k, b, err := ReadFrame(st)
+		if err != nil {
+			return err
+		}
+		switch {
+		case k == KindError:
+			return &RemoteError{string(b)}
+		case k == KindEnd && ready != nil:
+			close(ready)
+			ready = nil
+			continue
+		case k != KindData:
+			return fmt.Errorf("unexpected frame of kind %d from a shared folder", k)
+		}
+		n := answer(b, reply)
+		if n == 0 {
+			continue
+		}
+		if err := WriteFrame(st, KindData, reply[:n]); err != nil {
+			return err
+		}
+	}
+}
+
 // Cmd is a command to be run in the host. Nil streams are empty or discarded.
 type Cmd struct {
 	Args   []string // program first, looked up in the host's PATH

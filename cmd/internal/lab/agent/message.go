@@ -34,6 +34,7 @@ const (
 	OpPut      Op = "put"
 	OpGet      Op = "get"
 	OpDial     Op = "dial"
+	OpShare    Op = "share"
 	OpSignal   Op = "signal"
 	OpResize   Op = "resize"
 	OpPowerOff Op = "poweroff"
@@ -66,7 +67,7 @@ type Request struct {
 	Rows uint16   `json:"rows,omitempty"` // exec with TTY, resize
 	Cols uint16   `json:"cols,omitempty"`
 
-	// put, get
+	// put, get, share
 	Path string `json:"path,omitempty"`
 	Mode uint32 `json:"mode,omitempty"` // permission bits
 

@@ -113,6 +113,8 @@ func (s *Server) handle(ctx context.Context, st *yamux.Stream, req Request) erro
 		return get(st, req)
 	case OpDial:
 		return dial(ctx, st, req)
+	case OpShare:
+		return share(ctx, st, req)
 	case OpSignal:
 		return s.signal(st, req)
 	case OpResize:
