@@ -43,8 +43,8 @@ type benchFlags struct {
 func (f *benchFlags) register(c *cobra.Command) {
 	f.engine.register(c)
 	c.Flags().IntVarP(&f.runs, "runs", "r", 3, "how often each measurement is made; medians are reported")
-	c.Flags().StringVar(&f.other, "other", "", "boot the same guest with another VMM too: `COMMAND`, whose first word is a static program of this machine, "+
-		"with {kernel}, {initrd}, {memory} (in MiB) and {cmdline} to be filled in")
+	c.Flags().StringVar(&f.other, "other", "", "measure the same guest with another VMM too: `COMMAND`, whose first word is a static program of this machine, "+
+		"with {kernel}, {initrd}, {memory} (in MiB) and {cmdline} to be filled in; of disk and network only if it has {disk}, and guest_host=ADDR guest_address=ADDR/BITS behind {cmdline}")
 }
 
 // run runs benchmarks on one engine.

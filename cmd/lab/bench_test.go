@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -78,6 +79,27 @@ func TestExpectedEnd(t *testing.T) {
 	for status, ok := range map[int]bool{0: true, 10: true, 12: true, 1: false, 2: false, 3: false, 11: false, 137: false} {
 		if err := expectedEnd(status); (err == nil) != ok {
 			t.Errorf("status %d: %v", status, err)
+		}
+	}
+}
+
+func TestIORow(t *testing.T) {
+	said := ioLine.FindStringSubmatch("# measured: took 0.500000 s, 10 to 2058, 3 to 1027 end\r\n")
+	if want := []string{"0.500000", "10", "2058", "3", "1027"}; len(said) != 6 || !slices.Equal(said[1:], want) {
+		t.Fatalf("%q", said)
+	}
+	r := ioResult{seconds: 0.5, requests: 2048, exits: 8192, interrupts: 1024}
+	for _, c := range []struct {
+		load  ioLoad
+		exits bool
+		want  string
+	}{
+		{ioLoad{name: "disk", bytes: 8 << 20}, true, "disk 0.50 16.8 2048 244 4.00 0.50"},
+		{ioLoad{name: "disk", bytes: 8 << 20}, false, "disk 0.50 16.8 2048 244 - 0.50"},
+		{ioLoad{name: "trips", trips: 1024}, true, "trips 0.50 1024 488 8.00 1.00"},
+	} {
+		if got := strings.Join(strings.Fields(c.load.row(r, c.exits)), " "); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
 }
