@@ -134,3 +134,31 @@ func TestPrimaryHandsOver(t *testing.T) {
 	backup.out.text(t, "DEF")
 	backup.errs.text(t, "ended: the guest powered off")
 }
+
+// A backup whose machine becomes another one says so, is brought up to date while the guest runs, and can then take over.
+func TestDivergedBackupIsHealed(t *testing.T) {
+	for name, rule := range map[string]pair.Rule{"received": pair.RuleReceived, "verified": pair.RuleVerified} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, rule)
+			backup := p.startBroken(t, 1, 1, "")
+			guest := p.start(t, 0, "uart-echo", backup.listen)
+			backup.errs.text(t, "state backup protected")
+			guest.out.text(t, "ready\n")
+			backup.errs.text(t, "broken")
+			guest.typed(t, "abc")
+			guest.out.text(t, "ABC")
+			backup.errs.text(t, "differs from the log")
+			guest.errs.text(t, "the backup diverged")
+			backup.errs.await(t, "protection again", func(said string) bool {
+				return strings.Count(said, "state backup protected") == 2
+			})
+			guest.typed(t, "def")
+			guest.out.text(t, "ABCDEF")
+			guest.kill()
+			backup.errs.text(t, "state primary alone")
+			backup.typed(t, "ghi\x04")
+			backup.out.text(t, "GHI")
+			backup.errs.text(t, "ended: the guest powered off")
+		})
+	}
+}

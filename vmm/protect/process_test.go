@@ -49,6 +49,9 @@ type hostSpec struct {
 	Listen  string
 	Peers   []string
 	Rule    pair.Rule
+	// Break changes an instruction of the guest in a backup's memory, as a cosmic ray would, each time that it begins to follow,
+	// so many times.
+	Break int
 }
 
 func TestMain(m *testing.M) {
@@ -92,6 +95,7 @@ func (s *hostSpec) run() error {
 	}
 	fmt.Fprintln(os.Stderr, "listening on", h.Status().Listen)
 	go report(h)
+	go s.breakGuest(h)
 	cause, err := s.play(h, system, d)
 	if err := errors.Join(err, h.Close(), d.console.Close()); err != nil {
 		return err
@@ -121,6 +125,33 @@ func (s *hostSpec) play(h *Host, system *kvm.System, d *stdio) (vmm.Cause, error
 		return 0, err
 	}
 	return h.RunPrimary(ctx, m)
+}
+
+// capitals is the instruction of the guest uart-echo that compares a letter with 'a'.
+var capitals = []byte{0x3c, 'a'}
+
+// breakGuest changes the machine of a backup.
+func (s *hostSpec) breakGuest(h *Host) {
+	var broken *vmm.Machine
+	for s.Break > 0 {
+		h.post(func() {
+			if h.replica == nil || h.replica.m == nil || h.replica.m == broken {
+				return
+			}
+			broken = h.replica.m
+			s.Break--
+			memory := broken.Memory()
+			all, err := memory.Bytes(0, memory.Regions()[0].Bytes)
+			if err != nil {
+				panic(err)
+			}
+			if err := memory.WriteAt([]byte{0x3c, 0x7f}, uint64(bytes.Index(all, capitals))); err != nil {
+				panic(err)
+			}
+			fmt.Fprintln(os.Stderr, "broken")
+		})
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // report prints what becomes of a host.
@@ -261,8 +292,14 @@ func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
 // start starts a host: number 0 or 1 of the pair, with a guest or as a backup.
 func (p *pairOfHosts) start(t *testing.T, number int, guest string, peers ...string) *process {
 	t.Helper()
+	return p.startBroken(t, number, 0, guest, peers...)
+}
+
+// startBroken starts a host that, as a backup, breaks its machine so many times.
+func (p *pairOfHosts) startBroken(t *testing.T, number, times int, guest string, peers ...string) *process {
+	t.Helper()
 	spec, err := json.Marshal(hostSpec{
-		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: "127.0.0.1:0", Peers: peers, Rule: p.rule,
+		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: "127.0.0.1:0", Peers: peers, Rule: p.rule, Break: times,
 	})
 	if err != nil {
 		t.Fatal(err)

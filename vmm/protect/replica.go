@@ -31,7 +31,6 @@ type replica struct {
 	closed chan struct{} // the machine is closed
 
 	ended    *ending // how Run has returned
-	diverged bool
 	draining bool
 	live     bool // the machine has been handed over
 
@@ -288,16 +287,17 @@ func (r *replica) stopped(used uint64, cause vmm.Cause, err error) {
 	r.ended = &ending{cause, err}
 	h.step(pair.Executed{Sequence: used})
 	if err != nil {
-		if st := h.node.Status(); st.State == pair.Protected {
-			h.meter.diverged()
-			h.rejoin(fmt.Sprintf("the backup can't follow behind record %d: %v", used, err))
+		protected := h.node.Status().State == pair.Protected
+		h.meter.diverged()
+		if used < r.pushed.Load() {
+			h.step(pair.FoundDivergence{Sequence: used + 1, Text: err.Error()}) // the primary reports and counts it
+		}
+		text := fmt.Sprintf("the backup can't follow behind record %d: %v", used, err)
+		if protected {
+			h.rejoin(text)
 			return
 		}
-		r.diverged = true
-		h.event(true, fmt.Sprintf("the backup can't follow behind record %d: %v", used, err))
-		if used < r.pushed.Load() {
-			h.step(pair.FoundDivergence{Sequence: used + 1, Text: err.Error()})
-		}
+		h.event(true, text) // this machine may be all that is left of the guest
 	}
 	if r.draining && h.replica == r {
 		r.drained()

@@ -86,6 +86,7 @@ func (h *Host) publish(st pair.Status) {
 	case st.Role == pair.Primary && st.Gated && st.Logged > st.Verified:
 		s.Log.LagRecords = st.Logged - st.Verified
 	}
+	s.Divergences = st.Divergences
 	s.Output.Held, s.Output.Pace = st.HeldOutputs, paceNames[st.Pace]
 	s.Peer = nil
 	if c := h.conns.open[st.Conn]; c != nil {
@@ -131,7 +132,7 @@ func (h *Host) Status() Status {
 	}
 	s.Output.Released = m.outputs
 	s.Output.DelayMedianUS, s.Output.DelayP99US = m.quantiles()
-	s.Divergences = m.divergences
+	s.Divergences = max(s.Divergences, m.divergences)
 	return s
 }
 
