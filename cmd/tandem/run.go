@@ -35,6 +35,12 @@ import (
 //	i8042.noaux, 8250.nr_uarts=1: no probing for what is not there
 const machineCmdline = "console=ttyS0 lpj=1000000 pmtmr=0x608 acpi=off pci=conf1 reboot=k panic=-1 io_delay=none i8042.noaux 8250.nr_uarts=1"
 
+// rewrittenCmdline is what a kernel is told besides if its reads of the time-stamp counter come to the machine:
+//
+//	randomize_kstack_offset=off   no such read at each system call: Debian's kernel draws a random stack offset from it, which
+//	                              would be an exit and a record in the log
+const rewrittenCmdline = "randomize_kstack_offset=off"
+
 // seedBytes is how much entropy the kernel is given at its start.
 const seedBytes = 64
 
@@ -131,7 +137,11 @@ func (f *kernelFlags) load() (*guest, error) {
 	}
 	g.options.Cmdline = f.cmdline
 	if !f.bareCmdline {
-		g.options.Cmdline = strings.TrimSpace(strings.TrimSpace(machineCmdline+" "+spec.cmdline()) + " " + f.cmdline)
+		machine := machineCmdline
+		if g.rewritten {
+			machine += " " + rewrittenCmdline
+		}
+		g.options.Cmdline = strings.TrimSpace(strings.TrimSpace(machine+" "+spec.cmdline()) + " " + f.cmdline)
 	}
 	g.options.RNGSeed = make([]byte, seedBytes)
 	_, err = rand.Read(g.options.RNGSeed)
