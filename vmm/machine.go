@@ -84,7 +84,8 @@ type Machine struct {
 	// devicesLogged is where hashes of the devices' states were last logged, devicesEvery after how many exits they are.
 	devicesLogged lockstep.Position
 	devicesEvery  uint64
-	// forgotten is the guest time in ns at which dirty.stop was last emptied at an exit, forgetEvery how often that is done.
+	// forgotten is the guest time in ns at which dirty.stop was last emptied at an exit, forgetEvery after how long that is
+	// done again.
 	forgotten, forgetEvery int64
 	digest                 exitDigest
 	digested               bool // exits are digested, since a log is written or followed

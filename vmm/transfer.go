@@ -47,7 +47,7 @@ func (t *Transfer) Pages() uint64 { return t.pages }
 // goroutine.
 func (t *Transfer) takeDirty() error {
 	for slot := range t.machine.memory.Regions() {
-		taken, err := t.machine.takeDirty(slot)
+		taken, err := t.machine.takeForTransfer(slot)
 		if err != nil {
 			return err
 		}
@@ -143,7 +143,9 @@ func (t *Transfer) Final(w io.Writer, log PairLog) error {
 	if err := t.takeDirty(); err != nil {
 		return err
 	}
-	m.attach(log)
+	if err := m.attach(log); err != nil {
+		return err
+	}
 	state, err := m.capture()
 	if err != nil {
 		return err
@@ -167,7 +169,7 @@ type PairLog struct {
 }
 
 // attach makes the machine log its inputs and hold its output.
-func (m *Machine) attach(log PairLog) {
+func (m *Machine) attach(log PairLog) error {
 	ring := log.NewRing(wire.Base{Sequence: log.Sequence + 1, Position: uint64(m.position), Time: m.time()})
 	options := log.Options
 	options.Kick = m.vcpu.Kick
@@ -175,10 +177,10 @@ func (m *Machine) attach(log PairLog) {
 	m.door, m.digested = m.recorder, true
 	m.devicesLogged, m.devicesEvery = m.position, DefaultDevicesEvery
 	m.pageWriter = nil
-	for slot := range m.dirty {
-		clear(m.dirty[slot].stop) // a forced stop's pages are those written from here on
-	}
 	m.outputs.mode, m.outputs.hold, m.outputs.ring = outputHeld, log.Hold, ring
+	m.forgotten = m.time()
+	_, err := m.forget()
+	return err
 }
 
 // LogOutput logs what still waits at the outlets, and lets all of the log go to its readers. It is called in a visit, or when Run has returned.

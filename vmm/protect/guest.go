@@ -40,9 +40,9 @@ type guest struct {
 	attached  bool // the machine logs, or is about to
 	detaching bool
 	reader    *wire.RingReader
-	acked     uint64 // what the ring has been told to forget
-	settled   chan struct{}
-	settledAt uint64 // settled is to be closed when records up to here are known and no output waits
+	acked     uint64        // what the ring has been told to forget
+	settled   chan struct{} // closed when nothing waits any more
+	settledAt uint64        // settled is to be closed when records up to here are known and no output waits
 
 	held   map[uint64]made // by the number that the pair knows it by
 	lastID uint64
@@ -329,9 +329,9 @@ func (g *guest) settle(st pair.Status) {
 		g.host.end = &ending{cause: vmm.CauseStopped} // without a farewell: the backup takes the connection's end for a death
 		return
 	}
-	if g.settled != nil && quiet {
-		close(g.settled)
+	if settled := g.settled; settled != nil && quiet {
 		g.settled = nil
+		g.host.release.add(func() { close(settled) }) // behind what is on its way to a console
 	}
 	if g.ended != nil && g.host.end == nil && (quiet || !g.attached) {
 		g.finish()
