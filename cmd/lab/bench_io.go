@@ -62,8 +62,8 @@ var ioLoads = []ioLoad{
 	{name: "disk read, 4 KiB, 16 at a time", bytes: 16 << 20, guest: "ioload read /dev/vda 4096 4096 16", count: diskCount},
 	{name: "disk write, 4 KiB", bytes: 8 << 20, guest: "ioload write /dev/vda 4096 2048 1", count: diskCount},
 	{name: "disk write, 4 KiB, 16 at a time", bytes: 16 << 20, guest: "ioload write /dev/vda 4096 4096 16", count: diskCount},
-	{name: "TCP from the guest", bytes: 64 << 20, guest: "ioload send $server 67108864", count: netCount},
-	{name: "TCP to the guest", bytes: 64 << 20, guest: "ioload receive $server 67108864", count: netCount},
+	{name: "TCP from the guest", bytes: 32 << 20, guest: "ioload send $server 33554432", count: netCount},
+	{name: "TCP to the guest", bytes: 32 << 20, guest: "ioload receive $server 33554432", count: netCount},
 	{name: "TCP there and back, 1 byte", trips: 1000, guest: "ioload trips $server 1000", count: netCount},
 }
 
