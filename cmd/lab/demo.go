@@ -1,237 +1,233 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"tandem/cmd/internal/failover"
+	"tandem/cmd/internal/imapload"
 	"tandem/cmd/internal/lab"
-	"tandem/cmd/internal/lab/agent"
-	"tandem/cmd/internal/labrun"
 )
 
-// engineFlags say what runs guests.
-type engineFlags struct {
-	tandem string
-	inLab  bool
+// demoTimeout bounds the demonstration of a failover.
+const demoTimeout = 30 * time.Minute
+
+// demoFlags are the flags of demo.
+type demoFlags struct {
+	engine       engineFlags
+	boot, script bool
+	failover     failoverDemo
 }
 
-func (f *engineFlags) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.tandem, "tandem", "", "static build of tandem (default: the one beside this program, or built from source)")
-	c.Flags().BoolVar(&f.inLab, "lab", false, "use the lab even if this machine's own /dev/kvm can run Linux")
+func demoCommand() *cobra.Command {
+	var f demoFlags
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Unplug the host of a mail server while 50 people use it, twice",
+		Long: `Demo runs a mail server (dovecot, in a guest with Debian's stock kernel) as a pair on two emulated hosts. From outside, 50
+sessions log in once and then append, fetch and search. The host that runs the guest is killed with SIGKILL; the other takes
+over. The dead host comes back and is the backup. Then the second one is killed too. At the end every message that the
+server has acknowledged is asked for. The status is 0 only if no session broke and nothing is missing.
+
+With --boot it shows something smaller: Debian's kernel boots to its shell with "tandem run", on this machine if its own
+/dev/kvm can run Linux, else in the lab. At a terminal you get the guest's shell; elsewhere, or with --script, a few commands
+are typed and their answers checked.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.boot {
+				return f.runBoot(cmd)
+			}
+			return f.runFailover(cmd)
+		},
+	}
+	f.engine.register(c)
+	flags := c.Flags()
+	flags.BoolVar(&f.boot, "boot", false, "show a boot instead")
+	flags.BoolVar(&f.script, "script", false, "with --boot: type the commands even at a terminal")
+	flags.IntVar(&f.failover.sessions, "sessions", 50, "how many clients there are")
+	flags.DurationVar(&f.failover.think, "think", 2*time.Second, "how long a client pauses between an answer and its next request, on average")
+	flags.StringVar(&f.failover.keep, "keep", "", "`folder` to leave what the hosts said in")
+	return c
 }
 
-// open opens an engine with files of this machine put beside tandem.
-func (f *engineFlags) open(ctx context.Context, log io.Writer, files map[string]string) (*labrun.Engine, error) {
-	cfg := labrun.Config{Tandem: f.tandem, Lab: f.inLab, Files: files, Log: log}
+func (f *demoFlags) runBoot(cmd *cobra.Command) error {
+	e, err := f.engine.open(cmd.Context(), cmd.ErrOrStderr(), nil)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	d := &bootDemo{engine: e, out: cmd.OutOrStdout()}
+	if f.script || !stdinIsTerminal() {
+		return d.scripted(cmd.Context())
+	}
+	return d.interactive(cmd.Context())
+}
+
+func (f *demoFlags) runFailover(cmd *cobra.Command) error {
+	if n := f.failover.sessions; n < 1 || n > failover.MaxSessions {
+		return fmt.Errorf("--sessions must be from 1 to %d, not %d", failover.MaxSessions, n)
+	}
+	ctx, cancel := context.WithTimeoutCause(cmd.Context(), demoTimeout, fmt.Errorf("not done after %v", demoTimeout))
+	defer cancel()
+	d := &f.failover
+	d.view = newDemoView(cmd.OutOrStdout())
+	p, err := openPair(ctx, f.engine.tandem, d.keep, d.view)
+	if err != nil {
+		return err
+	}
+	err = d.run(ctx, p)
+	d.view.close()
+	return errors.Join(err, p.Close())
+}
+
+// openPair boots the two hosts, with the programs beside this one where they are static.
+func openPair(ctx context.Context, tandem, keep string, log io.Writer) (*failover.Pair, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
+	cfg := failover.Config{Tandem: tandem, KeepDir: keep, Log: log}
 	if lab.IsStatic(exe) {
 		cfg.Agent = exe
 	}
-	beside := filepath.Join(filepath.Dir(exe), "tandem")
-	if _, err := os.Stat(beside); cfg.Tandem == "" && err == nil && lab.IsStatic(beside) {
+	if beside := filepath.Join(filepath.Dir(exe), "tandem"); cfg.Tandem == "" && lab.IsStatic(beside) {
 		cfg.Tandem = beside
 	}
-	return labrun.Open(ctx, cfg)
-}
-
-// demoTimeout bounds the scripted demonstration where nobody watches.
-const demoTimeout = 10 * time.Minute
-
-func demoCommand() *cobra.Command {
-	var f engineFlags
-	var script bool
-	c := &cobra.Command{
-		Use:   "demo",
-		Short: "Boot Debian's kernel with tandem, on this machine or in the lab",
-		Long: "Boot Debian's stock kernel with \"tandem run\": on this machine if its own /dev/kvm can run Linux,\n" +
-			"else in the lab. At a terminal you get the guest's shell; elsewhere a few commands are typed\n" +
-			"and their answers checked. The status is 0 only if all went well.",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			e, err := f.open(cmd.Context(), cmd.ErrOrStderr(), nil)
-			if err != nil {
-				return err
-			}
-			defer e.Close()
-			d := &demo{engine: e, out: cmd.OutOrStdout()}
-			if script || !stdinIsTerminal() {
-				return d.scripted(cmd.Context())
-			}
-			return d.interactive(cmd.Context())
-		},
+	key, err := fileDigest(exe)
+	if err != nil {
+		return nil, err
 	}
-	f.register(c)
-	c.Flags().BoolVar(&script, "script", false, "type the commands even at a terminal")
-	return c
-}
-
-// demo is one demonstration.
-type demo struct {
-	engine *labrun.Engine
-	out    io.Writer
-}
-
-// statsName is the engine's file that tandem writes its statistics to.
-const statsName = "stats.json"
-
-func runCommandLine(e *labrun.Engine) []string {
-	return []string{
-		e.Tandem(), "run", "--kernel", e.Kernel(), "--initrd", e.Initrd(), "--memory", labrun.GuestMemory,
-		"--cmdline", "quiet", "--stats-json", e.Path(statsName),
+	// The builder is part of this program: another build may make another image.
+	if cfg.Image, err = failover.BuildImage(ctx, key, log); err != nil {
+		return nil, err
 	}
+	return failover.Open(ctx, cfg)
 }
 
-// dialogue is what is typed in the scripted demonstration, and what must come back.
-var dialogue = []struct{ typed, answer string }{
-	{"uname -a\n", "\r\nLinux "},
-	{"echo the answer is $((6 * 7))\n", "\r\nthe answer is 42\r\n"},
-	{"poweroff -f\n", ""},
+func fileDigest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%x", h.Sum(nil)[:8]), nil
 }
 
-func (d *demo) scripted(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, demoTimeout, fmt.Errorf("not done after %v", demoTimeout))
-	defer cancel()
-	start := time.Now()
-	s, err := d.engine.Start(ctx, labrun.Options{Mirror: d.out}, runCommandLine(d.engine)...)
+// failoverDemo is the demonstration of two failovers.
+type failoverDemo struct {
+	sessions int
+	think    time.Duration
+	keep     string
+
+	view   *demoView
+	losses []*failover.Loss
+}
+
+const (
+	// calm is for how long the clients work before a host is killed.
+	calm = 10 * time.Second
+	// patience is how long the clients wait for an answer before they give their sessions up.
+	patience = 3 * time.Minute
+)
+
+func (d *failoverDemo) run(ctx context.Context, p *failover.Pair) error {
+	d.view.note("the guest starts on h1")
+	if err := d.protect(ctx, p); err != nil {
+		return err
+	}
+	d.view.note("%d clients log in", d.sessions)
+	load, err := imapload.Start(ctx, imapload.Config{
+		Dial: p.Dial, Address: failover.IMAPAddress, Sessions: d.sessions, User: failover.User, Run: "demo", Think: d.think, Patience: patience, Seed: 1,
+	})
 	if err != nil {
 		return err
 	}
-	if err := s.Out.Await(ctx, labrun.Prompt); err != nil {
-		return fmt.Errorf("the guest did not come to its shell: %w; tandem said: %s", err, s.Err)
-	}
-	toShell := time.Since(start)
-	for i, step := range dialogue {
-		if i > 0 {
-			if err := s.Out.Await(ctx, labrun.Prompt); err != nil {
-				return err
-			}
-		}
-		if err := s.Type(step.typed); err != nil {
+	defer func() {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		load.Stop(ended)
+	}()
+	d.view.show(load)
+	for _, primary := range p.Sides {
+		if err := d.lose(ctx, p, primary, load); err != nil {
 			return err
 		}
-		if err := s.Out.Await(ctx, step.answer); err != nil {
-			return fmt.Errorf("the guest's answer to %q is wrong: %w", strings.TrimSpace(step.typed), err)
-		}
 	}
-	status, err := s.Status()
+	if err := pass(ctx, calm); err != nil {
+		return err
+	}
+	d.view.note("the clients finish, and every message is asked for")
+	load.Stop(ctx)
+	verification, err := load.Verify(ctx)
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(d.out, "\r\n", s.Err.String())
-	if err := d.summary(ctx, toShell, status); err != nil {
-		return err
-	}
-	if status != 0 {
-		return fmt.Errorf("tandem ended with status %d, not 0", status)
-	}
-	return nil
+	return d.summary(load.Snapshot(), verification)
 }
 
-// interactive gives the user the guest's shell.
-func (d *demo) interactive(ctx context.Context) error {
-	fmt.Fprintln(d.out, "Type \"poweroff -f\" to power the guest off, or press ^A x to leave it.")
+// protect starts the guest and waits until it serves and is protected.
+func (d *failoverDemo) protect(ctx context.Context, p *failover.Pair) error {
 	start := time.Now()
-	watch := &promptWatch{w: os.Stdout, start: start}
-	err := attachTerminal(ctx, d.engine.Client, agent.Cmd{Args: runCommandLine(d.engine), Stdin: os.Stdin, Stdout: watch, Stderr: os.Stderr})
-	var exit *agent.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	if err := p.Sides[0].Run(ctx); err != nil {
 		return err
 	}
-	status := 0
-	if exit != nil {
-		status = exit.ShellCode()
-	}
-	if err := d.summary(ctx, watch.shell, status); err != nil {
+	if err := p.AwaitServers(ctx); err != nil {
 		return err
 	}
-	return expectedEnd(status)
-}
-
-// Statuses of tandem that a user at the shell can bring about: power-off, reboot, leaving.
-func expectedEnd(status int) error {
-	switch status {
-	case 0, 10, 12:
-		return nil
+	d.view.note("the guest serves, %s after its start; its backup starts on h2", seconds(time.Since(start)))
+	if err := p.Sides[1].Back(ctx); err != nil {
+		return err
 	}
-	return fmt.Errorf("tandem ended with status %d", status)
-}
-
-// promptWatch notes when the guest's first prompt passes by.
-type promptWatch struct {
-	w     io.Writer
-	start time.Time
-	seen  []byte
-	shell time.Duration // 0 until then
-}
-
-func (p *promptWatch) Write(b []byte) (int, error) {
-	if p.shell == 0 {
-		p.seen = append(p.seen, b...)
-		if bytes.Contains(p.seen, []byte(labrun.Prompt)) {
-			p.shell, p.seen = time.Since(p.start), nil
-		}
-	}
-	return p.w.Write(b)
-}
-
-// runStats is what is used of the file that tandem run --stats-json writes.
-type runStats struct {
-	End          string      `json:"end"`
-	Exits        []kindCount `json:"exits"`
-	Interrupts   uint64      `json:"interrupts"`
-	HandledExits uint64      `json:"handled_exits"`
-	HandlingNS   int64       `json:"handling_ns"`
-}
-
-type kindCount struct {
-	Kind  string `json:"kind"`
-	Count uint64 `json:"count"`
-}
-
-func readStats(ctx context.Context, e *labrun.Engine) (*runStats, error) {
-	var text bytes.Buffer
-	if _, err := e.Get(ctx, e.Path(statsName), &text); err != nil {
-		return nil, fmt.Errorf("tandem's statistics: %w", err)
-	}
-	var s runStats
-	if err := json.Unmarshal(text.Bytes(), &s); err != nil {
-		return nil, fmt.Errorf("tandem's statistics: %w", err)
-	}
-	return &s, nil
-}
-
-func (s *runStats) exits() string {
-	var b strings.Builder
-	for _, e := range s.Exits {
-		fmt.Fprintf(&b, "%s %d, ", e.Kind, e.Count)
-	}
-	fmt.Fprintf(&b, "interrupts given %d", s.Interrupts)
-	return b.String()
-}
-
-func (d *demo) summary(ctx context.Context, toShell time.Duration, status int) error {
-	stats, err := readStats(ctx, d.engine)
+	status, err := p.AwaitProtected(ctx, p.Sides[0])
 	if err != nil {
-		return fmt.Errorf("tandem ended with status %d: %w", status, err)
+		return err
 	}
-	shell := "the guest's shell did not come"
-	if toShell > 0 {
-		shell = fmt.Sprintf("%.2f s from start to the guest's shell", toShell.Seconds())
-	}
-	fmt.Fprintf(d.out, "\nengine   %s\nboot     %s\nexits    %s\nend      %s, exit status %d\n",
-		d.engine.Reason, shell, stats.exits(), stats.End, status)
+	d.view.note("protected: %s", transferText(status.LastTransfer))
 	return nil
+}
+
+// lose kills the host of the guest and brings it back as the backup.
+func (d *failoverDemo) lose(ctx context.Context, p *failover.Pair, primary *failover.Side, load *imapload.Load) error {
+	if err := pass(ctx, calm); err != nil {
+		return err
+	}
+	d.view.note("%s is killed", primary.Name)
+	loss, err := p.Lose(ctx, primary, load)
+	if err != nil {
+		return err
+	}
+	d.losses = append(d.losses, loss)
+	d.view.note("%s", failoverText(loss))
+	d.view.note("pauses at the clients: %s", pausesText(loss.Pauses))
+	if len(d.losses) == len(p.Sides) {
+		return nil // the show ends here
+	}
+	d.view.note("%s boots again", primary.Name)
+	if err := p.Return(ctx, primary, loss); err != nil {
+		return err
+	}
+	d.view.note("protected again: %s", returnText(loss))
+	return nil
+}
+
+// pass lets time pass.
+func pass(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
