@@ -8,11 +8,12 @@ main:
 	mov	$11932, %ecx
 	call	start_pit
 	say	"idle\n"
-	sti
-1:	hlt
+1:	sti
+	hlt
 	jmp	1b
 tick:
 	push	%rax
 	end_of_interrupt
+	andl	$~0x200, 24(%rsp)	# interrupts stay off until the next halt
 	pop	%rax
 	iretq
