@@ -23,6 +23,11 @@ const maxQueuedTyped = 256
 // deadline to the next: a guest whose host was away does not live through every instant of the time.
 const maxTickLagNS = 20_000_000
 
+// maxStepNS is how far the clock moves at once at the most. Linux takes the ACPI PM timer for one of 24 bits, which wraps after
+// 4.69 s: a guest that reads it before and after a longer pause loses a multiple of that. So its clock comes to the present
+// in steps, and the next step is made when the guest has looked.
+const maxStepNS = 2_000_000_000
+
 // ErrDoorClosed says that the machine behind a door has ended.
 var ErrDoorClosed = errors.New("the machine has ended")
 
@@ -35,6 +40,7 @@ type Live struct {
 	// The rest of the first group belongs to the machine's goroutine.
 	time    int64 // the guest clock's latest value in ns
 	sampled bool  // Now has been called at this position
+	looked  bool  // Now has been called since the clock last leapt
 	armed   bool  // there is an alarm, at guest time alarmAt
 	alarmAt int64
 	alarm   *time.Timer
@@ -61,7 +67,7 @@ type Live struct {
 // NewLive returns a door whose guest clock stands at base ns now. notify is called, from any goroutine, whenever the
 // machine should come to the door: it makes a running guest exit.
 func NewLive(base int64, notify func()) *Live {
-	l := &Live{start: time.Now(), base: base, time: base, sleeper: newSleeper()}
+	l := &Live{start: time.Now(), base: base, time: base, looked: true, sleeper: newSleeper()}
 	l.notify.Store(&notify)
 	l.room = sync.NewCond(&l.mu)
 	return l
@@ -145,7 +151,8 @@ func (l *Live) Time() int64 { return l.time }
 func (l *Live) Now() int64 {
 	if !l.sampled {
 		l.sampled = true
-		l.time = max(l.time, l.hostTime())
+		l.looked = true
+		l.time = max(l.time, min(l.hostTime(), l.time+maxStepNS))
 	}
 	return l.time
 }
@@ -160,8 +167,9 @@ func (l *Live) Next(w Waiting) (Input, bool) {
 	l.setAlarm(w)
 	if l.due() {
 		l.armed = false
-		if late := l.hostTime() - w.Deadline; late > maxTickLagNS {
-			l.sampled, l.time = true, max(l.time, w.Deadline+late)
+		if late := l.hostTime() - w.Deadline; late > maxTickLagNS && l.looked {
+			l.looked = false
+			l.sampled, l.time = true, max(l.time, w.Deadline, min(w.Deadline+late, l.time+maxStepNS))
 			return Input{Kind: KindClock}, true
 		}
 		l.time = max(l.time, w.Deadline)
