@@ -28,6 +28,8 @@ const (
 	// maxTick is how much of the time between two ticks counts: a host that stood still itself has not listened either,
 	// and must not take its own absence for its peer's.
 	maxTick = 50 * time.Millisecond
+	// beatsToMiss is how many heartbeats in a row a peer is silent before it is lost. Each costs a host some time.
+	beatsToMiss = 4
 	// askTimeout is how long an arbiter may take.
 	askTimeout = 2 * time.Second
 	// endPatience is how long the end of this host's part waits for its peer.
@@ -179,9 +181,9 @@ func (h *Host) newNode(role pair.Role, term uint64, replica pair.Digest) {
 	c.UnsafeWithoutArbiter = h.c.UnsafeWithoutArbiter
 	if h.c.Detect > 0 {
 		c.DetectNS = h.c.Detect.Nanoseconds()
-		c.BeatNS = min(c.BeatNS, c.DetectNS/4)
 		c.StallNS = max(c.StallNS, c.DetectNS)
 	}
+	c.BeatNS = c.DetectNS / beatsToMiss
 	h.node = pair.New(c)
 	h.mu.Lock()
 	h.status.Owner = c.Owner

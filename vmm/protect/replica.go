@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"tandem/lockstep"
 	"tandem/lockstep/pair"
@@ -15,6 +16,9 @@ import (
 
 // executedEvery is after how many records the pair is told how far the machine is, if more are there.
 const executedEvery = 64
+
+// lagEvery is how often the pair is told where nothing but the display of the lag depends on it.
+const lagEvery = 50 * time.Millisecond
 
 // replica is the machine of a host that follows a primary. Its fields belong to the loop's goroutine, up to pushed.
 type replica struct {
@@ -37,6 +41,7 @@ type replica struct {
 	pushed atomic.Uint64 // the number of the last record that has come
 	used   atomic.Uint64 // and of the last that the machine has used
 	told   uint64        // and of the last that the pair has been told of; the machine's goroutine's
+	toldAt time.Time     // when that was
 
 	machine atomic.Pointer[vmm.Machine] // as m, and before
 
@@ -241,11 +246,15 @@ func (r *replica) records(m *pair.Records) {
 // useRecord tells the pair how far the machine is, but not of each record. It is called by the machine's goroutine.
 func (r *replica) useRecord(sequence uint64) {
 	r.used.Store(sequence)
-	if sequence < r.pushed.Load() && sequence-r.told < executedEvery {
+	h := r.host
+	switch {
+	case sequence-r.told >= executedEvery:
+	case sequence < r.pushed.Load():
+		return
+	case h.c.Rule == pair.RuleReceived && time.Since(r.toldAt) < lagEvery: // nobody waits for it
 		return
 	}
-	r.told = sequence
-	h := r.host
+	r.told, r.toldAt = sequence, time.Now()
 	h.post(func() {
 		if h.replica == r {
 			h.step(pair.Executed{Sequence: sequence})
