@@ -131,22 +131,28 @@ func (d *dirtyPages) changed(page uint64) {
 // since. A page that is forgotten and written again costs the guest a fault, which takes about as long as a page more in a
 // forced stop's delta. The next time is so far away that these faults take no more than a forgetShare-th of the time.
 const (
-	forgetShare    = 50
-	forgetLeastNS  = 2_000_000_000
-	forgetMostNS   = 30_000_000_000
-	forgetBootedNS = 6_000_000_000 // a guest has booted at this time, whatever it is seen at
-	pageCostNS     = 50_000        // what a page of a delta takes, as long as none has been measured
+	forgetShare   = 50
+	forgetBootNS  = 500_000_000 // until the guest is seen in a program, so that the first delta does not carry all of its boot
+	forgetLeastNS = 2_000_000_000
+	forgetMostNS  = 30_000_000_000
+	pageCostNS    = 50_000 // what a page of a delta takes, as long as none has been measured
 )
 
 // forgetWritten takes the present exit as what forced stops start from, when it is time for that.
 func (m *Machine) forgetWritten() error {
-	now := m.time()
-	if now-m.forgotten < max(m.forgetEvery, forgetLeastNS) || now < forgetBootedNS && !m.recorder.Booted() {
+	now, booted := m.time(), m.recorder.Booted()
+	every := max(m.forgetEvery, forgetLeastNS)
+	if !booted {
+		every = forgetBootNS
+	}
+	if now-m.forgotten < every {
 		return nil
 	}
 	pages, err := m.forget()
-	m.forgotten = now
-	m.forgetEvery = min(int64(pages)*forgetShare*m.pageCost(), forgetMostNS)
+	m.forgotten, m.forgetEvery = now, 0
+	if booted {
+		m.forgetEvery = min(int64(pages)*forgetShare*m.pageCost(), forgetMostNS)
+	}
 	return err
 }
 
