@@ -53,7 +53,8 @@ are typed and their answers checked.`,
 	flags.BoolVar(&f.boot, "boot", false, "show a boot instead")
 	flags.BoolVar(&f.script, "script", false, "with --boot: type the commands even at a terminal")
 	flags.IntVar(&f.failover.sessions, "sessions", 50, "how many clients there are")
-	flags.DurationVar(&f.failover.think, "think", 2*time.Second, "how long a client pauses between an answer and its next request, on average")
+	flags.DurationVar(&f.failover.think, "think", 8*time.Second, "how long a client pauses between an answer and its next request, on average")
+	flags.DurationVar(&f.failover.detect, "detect", 0, "after how much silence a host is lost (default tandem's own)")
 	flags.StringVar(&f.failover.keep, "keep", "", "`folder` to leave what the hosts said in")
 	return c
 }
@@ -79,7 +80,11 @@ func (f *demoFlags) runFailover(cmd *cobra.Command) error {
 	defer cancel()
 	d := &f.failover
 	d.view = newDemoView(cmd.OutOrStdout())
-	p, err := openPair(ctx, f.engine.tandem, d.keep, d.view)
+	cfg := failover.Config{Tandem: f.engine.tandem, KeepDir: d.keep, Log: d.view}
+	if d.detect != 0 {
+		cfg.Flags = []string{"--detect", d.detect.String()}
+	}
+	p, err := openPair(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -89,12 +94,11 @@ func (f *demoFlags) runFailover(cmd *cobra.Command) error {
 }
 
 // openPair boots the two hosts, with the programs beside this one where they are static.
-func openPair(ctx context.Context, tandem, keep string, log io.Writer) (*failover.Pair, error) {
+func openPair(ctx context.Context, cfg failover.Config) (*failover.Pair, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cfg := failover.Config{Tandem: tandem, KeepDir: keep, Log: log}
 	if lab.IsStatic(exe) {
 		cfg.Agent = exe
 	}
@@ -106,7 +110,7 @@ func openPair(ctx context.Context, tandem, keep string, log io.Writer) (*failove
 		return nil, err
 	}
 	// The builder is part of this program: another build may make another image.
-	if cfg.Image, err = failover.BuildImage(ctx, key, log); err != nil {
+	if cfg.Image, err = failover.BuildImage(ctx, key, cfg.Log); err != nil {
 		return nil, err
 	}
 	return failover.Open(ctx, cfg)
@@ -129,6 +133,7 @@ func fileDigest(path string) (string, error) {
 type failoverDemo struct {
 	sessions int
 	think    time.Duration
+	detect   time.Duration
 	keep     string
 
 	view   *demoView

@@ -26,6 +26,10 @@ type Loss struct {
 // Lose takes the power of the host that runs the guest, and watches the other take over until each session has had an answer.
 func (p *Pair) Lose(ctx context.Context, primary *Side, load *imapload.Load) (*Loss, error) {
 	survivor := p.Other(primary)
+	// It may be without its backup for a moment: a busy machine can keep one host silent for longer than the other waits.
+	if _, err := p.AwaitProtected(ctx, primary); err != nil {
+		return nil, err
+	}
 	before := load.Snapshot()
 	load.Mark()
 	primary.KillHost()
