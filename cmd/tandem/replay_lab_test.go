@@ -115,6 +115,10 @@ var weathers = []struct{ name, script string }{
 		"$@" & replay=$!
 		(while kill -URG $replay && kill -WINCH $replay; do usleep 10000; done) 2>/dev/null &
 		wait $replay`},
+	{"stopped again and again", `
+		"$@" & replay=$!
+		(while kill -STOP $replay; do usleep 20000; kill -CONT $replay; usleep 200000; done) 2>/dev/null &
+		wait $replay`},
 }
 
 // mustReplay replays a recording, in each weather, and fails if anything differs: a digest, all of the machine at the end,
@@ -188,7 +192,8 @@ func TestLabReplayPrograms(t *testing.T) {
 	}
 	s := start(ctx, t, e, labrun.Options{}, e.Tandem(), "replay", r.dir, "--from", strconv.FormatUint(summary.of("checkpoint"), 10))
 	wantEnd(t, s, statusOK)
-	if out := s.Out.String(); !strings.HasSuffix(r.console, out) || out == r.console {
+	// On a host that stood still for long the only checkpoint may be from before the first output.
+	if out := s.Out.String(); !strings.HasSuffix(r.console, out) {
 		t.Errorf("from the last checkpoint the guest prints %q", out)
 	}
 	r.testTorn(ctx, t)
@@ -240,7 +245,7 @@ func TestLabReplayDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 	const clients = 3
-	r := recordLab(ctx, t, e, "replay-devices", []string{"--disk", disk, "--forward", "8080:80"}, []string{
+	r := recordLab(ctx, t, e, "replay-devices", []string{"--disk", disk, "--forward", "8080:80", "--verify-memory", "5000"}, []string{
 		"ls /sys/bus/virtio/devices; cat /sys/class/block/vda/size",
 		"head -c 200000 /dev/urandom > blob; md5sum blob",
 		"for i in 1 2 3; do dd if=blob of=/dev/vda bs=50000 seek=$i conv=fsync 2>/dev/null; done; sync; echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=50000 skip=3 count=4 2>/dev/null | md5sum",
@@ -257,6 +262,9 @@ func TestLabReplayDevices(t *testing.T) {
 	}
 	if n := r.summary(ctx, t).of("disk"); n < 10 {
 		t.Errorf("%d disk requests are in the log", n)
+	}
+	if n := r.summary(ctx, t).of("memory"); n == 0 {
+		t.Error("no hash of memory is in the log")
 	}
 	// A replay must not look at the disk, nor need it.
 	wantEnd(t, start(ctx, t, e, labrun.Options{}, "rm", disk), 0)
