@@ -74,7 +74,7 @@ func benchCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure guests on this machine or in the lab",
-		Long:  "Measure guests on this machine if its own /dev/kvm can run Linux, else in the lab. Without a name all is measured.",
+		Long:  "Measure guests on this machine if its own /dev/kvm can run Linux, else in the lab. Without a name all is measured but the pair, which needs two hosts.",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return all.run(cmd, benchmarks()) },
 	}
@@ -88,6 +88,7 @@ func benchCommand() *cobra.Command {
 		f.register(one)
 		c.AddCommand(one)
 	}
+	c.AddCommand(benchPairCommand())
 	return c
 }
 

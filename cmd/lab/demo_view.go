@@ -136,17 +136,17 @@ func (v *demoView) draw() {
 // "…" for one that has been waiting for long, "BROKEN".
 func table(s *imapload.Snapshot) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s\nsession, requests answered, longest pause since the last kill (… waits now)\n", clientsText(s))
+	fmt.Fprintf(&b, "\n%s\nsession, requests answered, longest pause in s since the last kill (… waits now)\n", clientsText(s))
 	for i, one := range s.Sessions {
 		mark := " "
-		pause := seconds(one.Longest)
+		pause := fmt.Sprintf("%.2f", one.Longest.Seconds())
 		switch {
 		case one.Broken != "":
 			pause = "BROKEN"
 		case one.Pending > slow:
 			mark = "…"
 		}
-		fmt.Fprintf(&b, "%3d %4d %7s%s", i+1, one.Requests(), pause, mark)
+		fmt.Fprintf(&b, "%3d %4d %6s%s", i+1, one.Requests(), pause, mark)
 		if i%cells == cells-1 || i == len(s.Sessions)-1 {
 			b.WriteByte('\n')
 		}

@@ -22,6 +22,8 @@ const (
 	killsEnv     = "TANDEM_KILLS"
 	seedEnv      = "TANDEM_SEED"
 	defaultKills = 4
+	// detect is longer than usual: another test's load on this machine keeps an emulated host silent for that long.
+	detect = "1s"
 )
 
 // scene is a pair on which one test plays after the other.
@@ -40,7 +42,7 @@ func TestLabFailover(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), labTimeout)
 	t.Cleanup(cancel)
-	p, err := Open(ctx, Config{Image: testImage(ctx, t), Log: os.Stderr})
+	p, err := Open(ctx, Config{Image: testImage(ctx, t), Log: os.Stderr, Flags: []string{"--detect", detect}})
 	if err != nil {
 		t.Fatal(err)
 	}

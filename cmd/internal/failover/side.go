@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -25,7 +27,10 @@ type Side struct {
 	number  int
 	host    *lab.Host
 	process *agent.Process // nil until tandem was started
+	input   *io.PipeWriter // what is typed at the guest's console
 	said    transcript
+	// commands numbers what was typed.
+	commands int
 }
 
 // Host is the emulated machine, the latest if it was booted again.
@@ -105,12 +110,48 @@ func (s *Side) start(ctx context.Context, args []string) error {
 	if s.Running() {
 		return fmt.Errorf("tandem is running on %s already", s.Name)
 	}
-	p, err := s.host.Start(context.WithoutCancel(ctx), agent.Cmd{Args: append([]string{folder + "/tandem"}, args...), Stdout: &s.said, Stderr: &s.said})
+	keyboard, input := io.Pipe()
+	p, err := s.host.Start(context.WithoutCancel(ctx), agent.Cmd{
+		Args: append([]string{folder + "/tandem"}, args...), Stdin: keyboard, Stdout: &s.said, Stderr: &s.said,
+	})
 	if err != nil {
 		return fmt.Errorf("starting tandem on %s: %w", s.Name, err)
 	}
-	s.process = p
+	s.process, s.input = p, input
+	go func() {
+		<-p.Done()
+		_ = keyboard.CloseWithError(io.ErrClosedPipe)
+	}()
 	return nil
+}
+
+// shellPollEvery is how often the console is looked at; that costs the host nothing.
+const shellPollEvery = 10 * time.Millisecond
+
+// Shell types a command at the guest's console, where a shell of root's waits, and returns how long the guest took for it.
+func (s *Side) Shell(ctx context.Context, command string) (time.Duration, error) {
+	s.commands++
+	// The terminal echoes what is typed; the shell alone works the number out.
+	end := fmt.Sprintf("end-%d-", s.commands+1)
+	start := time.Now()
+	if _, err := fmt.Fprintf(s.input, "%s; echo end-$((%d + 1))-$?\n", command, s.commands); err != nil {
+		return 0, fmt.Errorf("the console of tandem on %s: %w", s.Name, err)
+	}
+	for {
+		if _, after, ok := strings.Cut(s.said.String(), end); ok && strings.Contains(after, "\n") {
+			if status, _, _ := strings.Cut(after, "\n"); status != "0" {
+				return 0, fmt.Errorf("the guest's shell ended %q with status %s", command, status)
+			}
+			return time.Since(start), nil
+		}
+		select {
+		case <-time.After(shellPollEvery):
+		case <-s.process.Done():
+			return 0, fmt.Errorf("tandem on %s ended; it said: %s", s.Name, s.Said())
+		case <-ctx.Done():
+			return 0, fmt.Errorf("%q in the guest: %w; tandem said: %s", command, context.Cause(ctx), s.Said())
+		}
+	}
 }
 
 // Running tells whether tandem runs on this host.
