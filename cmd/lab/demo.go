@@ -143,6 +143,8 @@ type failoverDemo struct {
 const (
 	// calm is for how long the clients work before a host is killed.
 	calm = 10 * time.Second
+	// backlog is how long the clients get to be answered at the usual pace again, after what slowed the guest down.
+	backlog = time.Minute
 	// patience is how long the clients wait for an answer before they give their sessions up.
 	patience = 3 * time.Minute
 )
@@ -205,7 +207,7 @@ func (d *failoverDemo) protect(ctx context.Context, p *failover.Pair) error {
 
 // lose kills the host of the guest and brings it back as the backup.
 func (d *failoverDemo) lose(ctx context.Context, p *failover.Pair, primary *failover.Side, load *imapload.Load) error {
-	if err := pass(ctx, calm); err != nil {
+	if err := awaitCalm(ctx, load); err != nil {
 		return err
 	}
 	d.view.note("%s is killed", primary.Name)
@@ -224,6 +226,23 @@ func (d *failoverDemo) lose(ctx context.Context, p *failover.Pair, primary *fail
 		return err
 	}
 	d.view.note("protected again: %s", returnText(loss))
+	return nil
+}
+
+// awaitCalm lets the clients work for a while, until none waits for long, so that the next pauses are of the next kill.
+func awaitCalm(ctx context.Context, load *imapload.Load) error {
+	if err := pass(ctx, calm); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(backlog); time.Now().Before(deadline); {
+		s := load.Snapshot()
+		if waiting(&s) == 0 {
+			return nil
+		}
+		if err := pass(ctx, drawEvery); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

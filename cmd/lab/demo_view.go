@@ -156,14 +156,19 @@ func table(s *imapload.Snapshot) string {
 
 func clientsText(s *imapload.Snapshot) string {
 	all, appends := s.Requests()
-	waiting := 0
+	return fmt.Sprintf("clients: %d sessions, %d broken, %d wait; %d requests answered, %d messages acknowledged; answers take %s (median), %s (p99)",
+		len(s.Sessions), s.Broken(), waiting(s), all, appends, seconds(s.Waits.Quantile(0.5)), seconds(s.Waits.Quantile(0.99)))
+}
+
+// waiting counts the sessions that have been waiting for long.
+func waiting(s *imapload.Snapshot) int {
+	n := 0
 	for _, one := range s.Sessions {
 		if one.Pending > slow {
-			waiting++
+			n++
 		}
 	}
-	return fmt.Sprintf("clients: %d sessions, %d broken, %d wait; %d requests answered, %d messages acknowledged; answers take %s (median), %s (p99)",
-		len(s.Sessions), s.Broken(), waiting, all, appends, seconds(s.Waits.Quantile(0.5)), seconds(s.Waits.Quantile(0.99)))
+	return n
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
