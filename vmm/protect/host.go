@@ -225,6 +225,9 @@ func (h *Host) loop() (vmm.Cause, error) {
 // loopNiceness is the scheduling priority of the loop's thread: heartbeats must leave in time, whatever the guest does.
 const loopNiceness = -10
 
+// transferNiceness is that of a state transfer's threads: on a host with one processor the guest goes on beside it.
+const transferNiceness = 10
+
 // hurry keeps the calling goroutine on a thread of its own that is scheduled before others, where this program may ask for
 // that, until the function that it returns is called.
 func hurry() func() {
@@ -234,6 +237,12 @@ func hurry() func() {
 		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 0)
 		runtime.UnlockOSThread()
 	}
+}
+
+// giveWay lets the calling goroutine run behind others, on a thread that ends with it.
+func giveWay() {
+	runtime.LockOSThread()
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), transferNiceness)
 }
 
 // post has f called by the loop, unless that has ended. It may be called from any goroutine but the loop's.

@@ -77,6 +77,7 @@ func (h *Host) abortSync(id uint64) {
 
 // run does what the pair asks for until the machine is cut off or the transfer is given up.
 func (t *transfer) run() {
+	giveWay()
 	h, g := t.g.host, t.g
 	defer t.cancel()
 	cut, err := t.send()
@@ -104,7 +105,10 @@ func (t *transfer) send() (cut bool, err error) {
 	disks := t.g.row.Begin(int64(t.from))
 	t.diskOf.Store(t.g.row.Size())
 	diskFailure := make(chan error, 1)
-	t.g.host.wait.Go(func() { diskFailure <- t.sendDisks(disks) })
+	t.g.host.wait.Go(func() {
+		giveWay()
+		diskFailure <- t.sendDisks(disks)
+	})
 	for {
 		select {
 		case <-t.ctx.Done():
