@@ -6,6 +6,8 @@ import (
 	"crypto/md5"
 	"errors"
 	"fmt"
+	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,7 +74,9 @@ func TestTwoHosts(t *testing.T) {
 	if err := os.WriteFile(file, []byte("from outside"), 0o750); err != nil {
 		t.Fatal(err)
 	}
+	shared := t.TempDir()
 	ctx, l := startLab(t, Config{
+		Share:    shared,
 		Hosts:    []HostConfig{{Disks: []Disk{{Path: disk, ReadOnly: true}}}, {Name: "other"}},
 		Networks: 2, Files: map[string]string{"/opt/file": file},
 	})
@@ -88,16 +92,21 @@ func TestTwoHosts(t *testing.T) {
 	t.Run("network", func(t *testing.T) { testNetwork(ctx, t, l) })
 	t.Run("dial", func(t *testing.T) { testDial(ctx, t, one) })
 	t.Run("raw frames", func(t *testing.T) { testRawFrames(ctx, t, l, one) })
+	t.Run("client outside", func(t *testing.T) { testClient(ctx, t, l, one) })
 	t.Run("freeze", func(t *testing.T) {
 		two.Freeze()
 		if pings(ctx, one, "other") {
 			t.Error("a frozen host answers")
+		}
+		if !two.Frozen() || !two.Alive() || one.Frozen() {
+			t.Error("it can't be seen which host is frozen")
 		}
 		two.Thaw()
 		if !pings(ctx, one, "other") {
 			t.Error("a thawed host doesn't answer")
 		}
 	})
+	t.Run("share", func(t *testing.T) { testShare(ctx, t, l, shared) })
 	t.Run("kill and boot again", func(t *testing.T) { testKill(ctx, t, l) })
 	t.Run("close", func(t *testing.T) {
 		if err := one.Close(ctx); err != nil {
@@ -261,6 +270,75 @@ func testRawFrames(ctx context.Context, t *testing.T, l *Lab, h *Host) {
 	}
 }
 
+// testClient talks over the switch to a server in a host, which is cut off and frozen meanwhile.
+func testClient(ctx context.Context, t *testing.T, l *Lab, h *Host) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	const name = "10.77.1.100"
+	c, err := l.Client(1, netip.MustParsePrefix(name+"/24"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	server, err := h.Start(ctx, agent.Cmd{Args: []string{"nc", "-ll", "-p", "7001", "-e", "cat"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := c.DialContext(ctx, "tcp", h.Addr(1).String()+":7001")
+	for err != nil && ctx.Err() == nil { // it isn't listening yet
+		select {
+		case <-server.Done():
+			t.Fatalf("the server ended with %v", server.Wait())
+		default:
+		}
+		conn, err = c.DialContext(ctx, "tcp", h.Addr(1).String()+":7001")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	echo := func(when, text string) {
+		t.Helper()
+		p := make([]byte, len(text))
+		if _, err := io.ReadFull(conn, p); err != nil || string(p) != text {
+			t.Errorf("%s: %.20q came back, %v", when, p, err)
+		}
+	}
+	send := func(text string) {
+		t.Helper()
+		if _, err := conn.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	big := strings.Repeat("more than a segment ", 5000)
+	send(big)
+	echo("at first", big)
+	if err := l.Switch(1).SetPair(h.Name, name, ether.Link{Cut: true}); err != nil {
+		t.Fatal(err)
+	}
+	send("cut")
+	before := h.ports[1].Counters().CutFrames
+	for h.ports[1].Counters().CutFrames < before+3 {
+		if ctx.Err() != nil {
+			t.Fatal("nothing was sent again into the cut")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	l.Switch(1).Heal()
+	echo("after the cut", "cut")
+	h.Freeze()
+	defer h.Thaw() // also if this fails
+	send("frozen")
+	h.Thaw()
+	echo("after the thaw", "frozen")
+	if err := server.Signal(ctx, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	_ = server.Wait() // it was killed
+}
+
 func testKill(ctx context.Context, t *testing.T, l *Lab) {
 	one, two := l.Host("h1"), l.Host("other")
 	pid := two.PID()
@@ -293,6 +371,48 @@ func testKill(ctx context.Context, t *testing.T, l *Lab) {
 	}
 	if !pings(ctx, one, "other") {
 		t.Error("the host that came back doesn't answer")
+	}
+	if got := output(ctx, t, again, "cat", SharePath+"/claim-of-h1"); got != "h1" {
+		t.Errorf("the host that came back reads %q from the shared folder", got)
+	}
+}
+
+// testShare lets both hosts claim the same names by link(2), as an arbiter does, while the network between them is cut.
+func testShare(ctx context.Context, t *testing.T, l *Lab, dir string) {
+	for n := range l.Networks() {
+		if err := l.Switch(n).SetPair("h1", "other", ether.Link{Cut: true}); err != nil {
+			t.Fatal(err)
+		}
+		defer l.Switch(n).Heal()
+	}
+	const terms = 40
+	script := fmt.Sprintf(`cd %s && echo -n $(hostname) | dd of=claim-of-$(hostname) conv=fsync 2>/dev/null || exit 1
+		until [ -e claim-of-h1 -a -e claim-of-other ]; do :; done
+		for i in $(seq %d); do ln claim-of-$(hostname) term-$i 2>/dev/null; [ -s term-$i ] || exit 1; done; sync .`, SharePath, terms)
+	done := make(chan error, 2)
+	for _, h := range []*Host{l.Host("h1"), l.Host("other")} {
+		go func() { done <- h.Run(ctx, agent.Cmd{Args: []string{"sh", "-c", script}}) }()
+	}
+	if err := errors.Join(<-done, <-done); err != nil {
+		t.Fatal(err)
+	}
+	// A file has as many names as claims that it won, and its own.
+	links := output(ctx, t, l.Host("h1"), "sh", "-c", "cd "+SharePath+"; stat -c %h claim-of-h1 claim-of-other")
+	var one, other int
+	if _, err := fmt.Sscan(links, &one, &other); err != nil || one+other != terms+2 {
+		t.Errorf("%d claims were won, and the files' names are %q, %v", terms, links, err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "term-1"))
+	if err != nil || (string(b) != "h1" && string(b) != "other") {
+		t.Errorf("out here the first claim is of %q, %v", b, err)
+	}
+	big := bytes.Repeat([]byte("bigger than a message "), 20_000)
+	if err := os.WriteFile(filepath.Join(dir, "big"), big, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	copied := output(ctx, t, l.Host("other"), "sh", "-c", "cd "+SharePath+" && cp big copy && mv copy moved && md5sum <moved && ls | wc -l && rm moved")
+	if want := fmt.Sprintf("%s  -\n%d", sumOf(t, filepath.Join(dir, "big")), terms+4); copied != want {
+		t.Errorf("a copy in the shared folder gives %q, want %q", copied, want)
 	}
 }
 

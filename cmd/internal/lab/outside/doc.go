@@ -9,7 +9,7 @@
 // lost is sent again every fifth of a second. Checksums of what it receives are
 // verified: a frame that a host left to its card to finish doesn't get through.
 //
-// All methods may be called from any goroutine. Two goroutines belong to a
-// Client: one brings frames from the port to the stack, one ends the stack when
+// All methods may be called from any goroutine. One goroutine belongs to a
+// Client: it brings frames from the port to the stack, and ends the stack when
 // the port is closed.
 package outside
