@@ -21,8 +21,11 @@ func printStatus(w io.Writer, st control.Status) {
 	fmt.Fprintln(w, "HOST\tSTATE\tPID\tBOOT\tADDRESSES")
 	for _, h := range st.Hosts {
 		state := "up"
-		if !h.Alive {
+		switch {
+		case !h.Alive:
 			state = "dead"
+		case h.Frozen:
+			state = "frozen"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%.1f s\t%s\n", h.Name, state, h.PID, float64(h.BootMS)/1000, strings.Join(h.Addresses, " "))
 	}

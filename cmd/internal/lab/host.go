@@ -30,8 +30,9 @@ type Host struct {
 	vm      *machine
 	ports   []*ether.Port
 
-	mu    sync.Mutex
-	ended bool // Kill or Close was called
+	mu     sync.Mutex
+	ended  bool // Kill or Close was called
+	frozen bool
 }
 
 // boot makes the image, starts QEMU and waits for the agent.
@@ -197,10 +198,24 @@ func (h *Host) Close(ctx context.Context) error {
 
 // Freeze stops the host in its tracks (SIGSTOP), as seen from outside: its
 // network is silent, its clocks stand still. Thaw lets it go on.
-func (h *Host) Freeze() { h.vm.signal(syscall.SIGSTOP) }
+func (h *Host) Freeze() { h.setFrozen(true, syscall.SIGSTOP) }
 
 // Thaw undoes Freeze.
-func (h *Host) Thaw() { h.vm.signal(syscall.SIGCONT) }
+func (h *Host) Thaw() { h.setFrozen(false, syscall.SIGCONT) }
+
+func (h *Host) setFrozen(frozen bool, sig syscall.Signal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.vm.signal(sig)
+	h.frozen = frozen
+}
+
+// Frozen tells whether the host is alive, but in its tracks.
+func (h *Host) Frozen() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.frozen && h.Alive()
+}
 
 func (h *Host) release() {
 	h.mu.Lock()

@@ -93,6 +93,7 @@ type Status struct {
 type Host struct {
 	Name      string   `json:"name"`
 	Alive     bool     `json:"alive"`
+	Frozen    bool     `json:"frozen,omitempty"`
 	PID       int      `json:"pid"`
 	Addresses []string `json:"addresses"` // by network
 	BootMS    int64    `json:"boot_ms"`

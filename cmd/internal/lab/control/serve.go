@@ -129,7 +129,7 @@ func (s *server) host(name string) (*lab.Host, error) {
 func (s *server) status() Status {
 	st := Status{PID: os.Getpid()}
 	for _, h := range s.l.Hosts() {
-		hs := Host{Name: h.Name, Alive: h.Alive(), PID: h.PID(), BootMS: h.BootTime.Milliseconds(), Console: s.l.ConsolePath(h.Name)}
+		hs := Host{Name: h.Name, Alive: h.Alive(), Frozen: h.Frozen(), PID: h.PID(), BootMS: h.BootTime.Milliseconds(), Console: s.l.ConsolePath(h.Name)}
 		for n := range s.l.Networks() {
 			hs.Addresses = append(hs.Addresses, h.Addr(n).String())
 		}
