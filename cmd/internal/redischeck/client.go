@@ -68,6 +68,24 @@ func newClient(cfg *Config, number int) *client {
 	return &client{cfg: cfg, number: number, conn: connection(cfg), random: rand.New(rand.NewPCG(cfg.Seed, uint64(number)))}
 }
 
+// loadingEvery is how often a server that is not ready is asked again.
+const loadingEvery = 100 * time.Millisecond
+
+// connect waits until the server has loaded what it had saved: it answers before that, but with errors.
+func (c *client) connect(ctx context.Context) error {
+	for {
+		err := c.conn.Ping(ctx).Err()
+		if err == nil || !redis.HasErrorPrefix(err, "LOADING") {
+			return err
+		}
+		select {
+		case <-time.After(loadingEvery):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 func (c *client) key(kind string) string {
 	return fmt.Sprintf("check:%s:%d:%s", c.cfg.Run, c.number, kind)
 }

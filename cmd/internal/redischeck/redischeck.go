@@ -61,7 +61,7 @@ func Start(ctx context.Context, cfg Config) (*Check, error) {
 	for i := range cfg.Clients {
 		one := newClient(&c.cfg, i)
 		c.clients = append(c.clients, one)
-		if err := one.conn.Ping(ctx).Err(); err != nil {
+		if err := one.connect(ctx); err != nil {
 			c.cancel()
 			c.close()
 			return nil, fmt.Errorf("client %d can't reach the server: %w", i+1, err)

@@ -229,6 +229,17 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
+// TestLoadingServer checks that a server which is loading is waited for, with the one connection that a client has.
+func TestLoadingServer(t *testing.T) {
+	ctx, f := limited(t), startFake(t)
+	f.loading = 3
+	c := startCheck(ctx, t, f)
+	until(ctx, t, c, "busy", busy)
+	if v := verify(ctx, t, c); len(v.Faults) != 0 || f.loading != 0 {
+		t.Errorf("%+v; still loading for %d requests", v, f.loading)
+	}
+}
+
 func TestRegister(t *testing.T) {
 	var r register
 	if err := r.read(r.least(), 0); err != nil {

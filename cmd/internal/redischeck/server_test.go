@@ -22,6 +22,8 @@ type fakeServer struct {
 	texts  map[string]string
 	lists  map[string][]string
 	served int
+	// loading is how many requests more are refused because the server is loading.
+	loading int
 	// intercept, if not nil, sees each request before it is done and tells how often it is done. It holds the lock.
 	intercept func(args []string) (times int)
 	conns     []net.Conn
@@ -130,6 +132,10 @@ func (f *fakeServer) answer(args []string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.served++
+	if f.loading > 0 {
+		f.loading--
+		return "-LOADING Redis is loading the dataset in memory\r\n"
+	}
 	times := 1
 	if f.intercept != nil {
 		times = f.intercept(args)
