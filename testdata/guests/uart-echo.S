@@ -18,11 +18,11 @@ main:
 	out	%al, %dx
 	say	"ready\n"
 	xor	%ebx, %ebx
-	sti
-1:	hlt
+1:	sti				# interrupts come in HLT alone, so that none is missed before it
+	hlt
+	cli
 	test	%ebx, %ebx
 	jz	1b
-	cli
 	say	"end\n"
 	jmp	finish
 received:
