@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // batchBytes is how much Send gathers before it writes without being told to.
@@ -35,8 +37,28 @@ type Conn struct {
 
 func newConn(config Config, t *tls.Conn, dialer bool) *Conn {
 	c := &Conn{config: config, tls: t, dialer: dialer, peer: peerOf(certificateOf(t.ConnectionState()))}
+	limitUnsent(t.NetConn())
 	c.reader = frameReader{r: &streamReader{conn: t, timeout: config.ReadTimeout}, maxPayload: config.MaxPayloadBytes}
 	return c
+}
+
+// unsentBytes bounds what waits in the kernel's queue and is not on the network yet. Where there is more to send than the
+// network takes, what is urgent, a heartbeat or what gates output, would wait behind all of it.
+const unsentBytes = 128 << 10
+
+// limitUnsent does so for a connection, if it is one of TCP.
+func limitUnsent(conn net.Conn) {
+	socket, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentBytes) // without it there is more delay
+	})
 }
 
 // streamReader gathers what the connection has, so that a frame's header and payload, and the frames behind it, cost one

@@ -52,6 +52,8 @@ type conn struct {
 	id   pair.Conn
 	link *link.Conn
 	beat *link.Heartbeat // nil: there is no second path
+	// dialled is the address that this host dialled; "" if the peer did.
+	dialled string
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -75,27 +77,52 @@ func (cs *connections) accept(ctx context.Context, l *link.Listener) {
 // add takes a connection that has proved itself. dialled is its address if this host dialled it.
 func (cs *connections) add(l *link.Conn, dialled string) {
 	h := cs.host
+	if cs.collides(l, dialled) {
+		_ = l.Close()
+		return
+	}
 	cs.last++
-	c := &conn{host: h, id: cs.last, link: l}
+	c := &conn{host: h, id: cs.last, link: l, dialled: dialled}
 	c.changed = sync.NewCond(&c.mu)
 	if cs.open == nil {
 		cs.open = map[pair.Conn]*conn{}
 	}
 	cs.open[c.id] = c
-	if err := c.openBeat(dialled); err != nil {
-		h.event(false, fmt.Sprintf("no second path to the peer: %v", err))
+	h.step(pair.Connected{Conn: c.id})
+	if h.node.Status().Conn == c.id {
+		if err := c.openBeat(); err != nil {
+			h.event(false, fmt.Sprintf("no second path to the peer: %v", err))
+		}
 	}
 	h.wait.Go(c.write)
 	h.wait.Go(c.read)
 	if c.beat != nil {
 		h.wait.Go(c.listen)
 	}
-	h.step(pair.Connected{Conn: c.id})
+}
+
+// collides decides what becomes of a second connection to the peer that there is one to already, because both have dialled
+// each other: both hosts keep the one that was dialled by the host whose key is the lower, which takes the other's place.
+// Once a transfer has begun the first one stays.
+func (cs *connections) collides(l *link.Conn, dialled string) bool {
+	h := cs.host
+	st := h.node.Status()
+	present := cs.open[st.Conn]
+	if present == nil || present.link.Peer().Fingerprint != l.Peer().Fingerprint || (present.dialled == "") == (dialled == "") {
+		return false
+	}
+	lower := h.c.Credentials.Own().Fingerprint < l.Peer().Fingerprint
+	if st.State != pair.Alone && st.State != pair.Joining || lower != (dialled != "") {
+		return true
+	}
+	h.step(pair.Disconnected{Conn: present.id})
+	cs.hangup(present.id)
+	return false
 }
 
 // openBeat opens the second path.
-func (c *conn) openBeat(dialled string) error {
-	h := c.host
+func (c *conn) openBeat() error {
+	h, dialled := c.host, c.dialled
 	local, peer := h.c.Heartbeat, h.c.HeartbeatPeer
 	switch {
 	case local == "" && dialled == "":

@@ -1,6 +1,7 @@
 package protect
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"syscall"
@@ -160,5 +161,28 @@ func TestDivergedBackupIsHealed(t *testing.T) {
 			backup.out.text(t, "GHI")
 			backup.errs.text(t, "ended: the guest powered off")
 		})
+	}
+}
+
+// Hosts that dial each other at the same time agree on one connection.
+func TestHostsDialEachOther(t *testing.T) {
+	for range 5 {
+		p := newPair(t, pair.RuleReceived)
+		backup := p.start(t, 1, "")
+		guest := p.start(t, 0, "uart-echo", backup.listen)
+		backup.errs.text(t, "state backup protected")
+		for life := range 3 {
+			backup.kill()
+			guest.errs.text(t, fmt.Sprintf("state primary alone term %d", life+2))
+			backup = p.startAt(t, 1, 0, backup.listen, "", guest.listen) // where the guest's host dials
+			backup.errs.text(t, "state backup protected")
+		}
+		for _, h := range []*process{guest, backup} {
+			if said := h.errs.String(); strings.Contains(said, "refused this host") || strings.Contains(said, "refused the peer") {
+				t.Error("a host refused the other")
+			}
+		}
+		guest.kill()
+		backup.errs.text(t, "state primary alone")
 	}
 }

@@ -298,8 +298,14 @@ func (p *pairOfHosts) start(t *testing.T, number int, guest string, peers ...str
 // startBroken starts a host that, as a backup, breaks its machine so many times.
 func (p *pairOfHosts) startBroken(t *testing.T, number, times int, guest string, peers ...string) *process {
 	t.Helper()
+	return p.startAt(t, number, times, "127.0.0.1:0", guest, peers...)
+}
+
+// startAt starts a host that listens at an address.
+func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest string, peers ...string) *process {
+	t.Helper()
 	spec, err := json.Marshal(hostSpec{
-		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: "127.0.0.1:0", Peers: peers, Rule: p.rule, Break: times,
+		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times,
 	})
 	if err != nil {
 		t.Fatal(err)
