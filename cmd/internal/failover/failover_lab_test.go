@@ -22,6 +22,8 @@ const (
 	killsEnv     = "TANDEM_KILLS"
 	seedEnv      = "TANDEM_SEED"
 	defaultKills = 4
+	// redisThink leaves the emulated guest room: a state transfer gives way to it.
+	redisThink = 300 * time.Millisecond
 	// detect is longer than usual: another test's load on this machine keeps an emulated host silent for that long.
 	detect = "1s"
 )
@@ -112,7 +114,7 @@ func (s *scene) work(t *testing.T) (done func()) {
 	t.Helper()
 	s.runs++
 	check, err := redischeck.Start(s.ctx, redischeck.Config{
-		Dial: s.Dial, Address: RedisAddress, Clients: 6, Run: fmt.Sprintf("run%d", s.runs), Think: 100 * time.Millisecond, Patience: 5 * time.Minute, Seed: uint64(s.runs),
+		Dial: s.Dial, Address: RedisAddress, Clients: 6, Run: fmt.Sprintf("run%d", s.runs), Think: redisThink, Patience: 5 * time.Minute, Seed: uint64(s.runs),
 	})
 	s.must(t, err)
 	s.check = check
