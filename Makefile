@@ -20,7 +20,7 @@ build: ## build bin/tandem and bin/lab
 	@mkdir -p $(BIN)
 	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/tandem ./cmd/lab
 
-demo: setup build ## run the main job on the best engine this machine has
+demo: setup build ## take both hosts of a mail server away, one after the other, while 50 clients use it
 	@$(BIN)/lab demo
 
 test: setup build lint test-unit test-lab ## all tests: rules, units, small guests on this machine's /dev/kvm, Linux in the lab
@@ -46,6 +46,8 @@ bench: build ## measure: small guests on this machine, Linux in the lab
 	@$(GO) test -run '^$$' -bench . -benchtime 1x -short ./vmm/... ./devices/... ./lockstep/...
 	@$(BIN)/lab bench boot
 	@$(BIN)/lab bench record
+	@$(BIN)/lab bench io
+	@$(BIN)/lab bench pair
 
 guests: ## assemble the small guests of testdata anew
 	@./testdata/guests/build.sh
