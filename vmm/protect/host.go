@@ -226,7 +226,7 @@ func (h *Host) loop() (vmm.Cause, error) {
 const loopNiceness = -10
 
 // transferNiceness is that of a state transfer's threads: on a host with one processor the guest goes on beside it.
-const transferNiceness = 10
+const transferNiceness = 5
 
 // hurry keeps the calling goroutine on a thread of its own that is scheduled before others, where this program may ask for
 // that, until the function that it returns is called.
