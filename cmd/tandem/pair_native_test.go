@@ -210,6 +210,7 @@ func stopAt(t *testing.T, socket string) error {
 	defer c.Close()
 	return c.Stop()
 }
+
 // TestGuestEndsOnBothHosts powers a protected guest off. Its backup ends as it does.
 func TestGuestEndsOnBothHosts(t *testing.T) {
 	nativeKVM(t)
