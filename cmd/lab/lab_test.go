@@ -163,7 +163,8 @@ func TestLab(t *testing.T) {
 	t.Setenv("TMPDIR", shortTempDir(t))
 	t.Setenv("LAB", "")
 	c := commands{t, ctx, program}
-	c.must("up", "--hosts", "2")
+	shared := t.TempDir()
+	c.must("up", "--hosts", "2", "--share", shared)
 	st := c.status()
 	t.Cleanup(func() { _ = syscall.Kill(st.PID, syscall.SIGKILL) })
 	if len(st.Hosts) != 2 || !st.Hosts[0].Alive || st.Hosts[1].Addresses[0] != "10.77.0.2" {
@@ -175,7 +176,8 @@ func TestLab(t *testing.T) {
 	t.Run("exec", func(t *testing.T) { testExec(commands{t, ctx, program}) })
 	t.Run("files", func(t *testing.T) { testFiles(commands{t, ctx, program}) })
 	t.Run("network", func(t *testing.T) { testNetwork(commands{t, ctx, program}) })
-	t.Run("kill and boot", func(t *testing.T) { testKill(commands{t, ctx, program}) })
+	t.Run("freeze and thaw", func(t *testing.T) { testFreeze(commands{t, ctx, program}) })
+	t.Run("kill and boot", func(t *testing.T) { testKill(commands{t, ctx, program}, shared) })
 	t.Run("keeper's death", func(t *testing.T) { testKeeperDeath(commands{t, ctx, program}) })
 }
 
@@ -250,7 +252,20 @@ func testNetwork(c commands) {
 	}
 }
 
-func testKill(c commands) {
+func testFreeze(c commands) {
+	c.must("freeze", "h2")
+	if text := c.must("status"); !strings.Contains(text, "frozen") {
+		c.t.Errorf("status doesn't show that a host is frozen:\n%s", text)
+	}
+	c.must("thaw", "h2")
+	if text := c.must("status"); strings.Contains(text, "frozen") {
+		c.t.Errorf("status after the thaw:\n%s", text)
+	}
+	c.must("exec", "h2", "true")
+}
+
+func testKill(c commands, shared string) {
+	c.must("exec", "h1", "--", "sh", "-c", "echo kept > "+lab.SharePath+"/file")
 	c.must("kill", "h2")
 	if st := c.status(); st.Hosts[1].Alive {
 		c.t.Error("a killed host is alive")
@@ -262,7 +277,12 @@ func testKill(c commands) {
 		c.t.Errorf("console is %q", text)
 	}
 	c.must("boot", "h2")
-	c.must("exec", "h2", "true")
+	if got := c.must("exec", "h2", "cat", lab.SharePath+"/file"); got != "kept\n" {
+		c.t.Errorf("the host that came back reads %q from the shared folder", got)
+	}
+	if b, err := os.ReadFile(filepath.Join(shared, "file")); err != nil || string(b) != "kept\n" {
+		c.t.Errorf("out here the shared folder has %q, %v", b, err)
+	}
 }
 
 // testKeeperDeath checks that the hosts die with the keeper, however it dies,
