@@ -21,7 +21,7 @@ const (
 	// what the project claims was measured with 50.
 	killsEnv     = "TANDEM_KILLS"
 	seedEnv      = "TANDEM_SEED"
-	defaultKills = 4
+	defaultKills = 3
 	// redisThink leaves the emulated guest room: a state transfer gives way to it.
 	redisThink = 300 * time.Millisecond
 	// detect is longer than usual: another test's load on this machine keeps an emulated host silent for that long.
@@ -274,7 +274,7 @@ func (s *scene) testPartitionEtcd(t *testing.T) {
 // testHosts takes each host's power away while mail is stored, found and read.
 func (s *scene) testHosts(t *testing.T) {
 	load, err := imapload.Start(s.ctx, imapload.Config{
-		Dial: s.Dial, Address: IMAPAddress, Sessions: 20, User: User, Run: "hosts", Think: time.Second, Patience: 5 * time.Minute, Seed: 1,
+		Dial: s.Dial, Address: IMAPAddress, Sessions: 20, User: User, Run: "hosts", Think: 4 * time.Second, Patience: 5 * time.Minute, Seed: 1,
 	})
 	s.must(t, err)
 	t.Cleanup(func() {
