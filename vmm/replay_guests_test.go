@@ -121,7 +121,9 @@ func TestReplayForcedStops(t *testing.T) {
 func TestReplayRandom(t *testing.T) {
 	var stops uint64
 	equal := 0
-	for seed := uint64(100); seed < 116; seed++ {
+	// On a host that opens the interrupt window at random few replays get to their end, the fewer the busier it is: there are
+	// more programs if none has.
+	for seed := uint64(100); seed < 116 || equal == 0 && seed < 180; seed++ {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			options := everyExit
 			if seed%2 == 0 {
@@ -140,7 +142,7 @@ func TestReplayRandom(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("%d forced stops; %d of 32 replays are equal to their end", stops, equal)
+	t.Logf("%d forced stops; %d replays are equal to their end", stops, equal)
 	if equal == 0 || stops == 0 {
 		t.Errorf("%d forced stops, %d equal replays: hardly a test", stops, equal)
 	}
