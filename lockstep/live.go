@@ -28,6 +28,10 @@ const maxTickLagNS = 20_000_000
 // in steps, and the next step is made when the guest has looked.
 const maxStepNS = 2_000_000_000
 
+// ticksToLook is how many ticks a guest gets to do so. One that boots does not look yet, and is not to live through every
+// tick of the time that its host was away.
+const ticksToLook = 2
+
 // ErrDoorClosed says that the machine behind a door has ended.
 var ErrDoorClosed = errors.New("the machine has ended")
 
@@ -41,6 +45,7 @@ type Live struct {
 	time    int64 // the guest clock's latest value in ns
 	sampled bool  // Now has been called at this position
 	looked  bool  // Now has been called since the clock last leapt
+	ticks   int   // how many ticks the guest has had since then to do so
 	armed   bool  // there is an alarm, at guest time alarmAt
 	alarmAt int64
 	alarm   *time.Timer
@@ -167,8 +172,7 @@ func (l *Live) Next(w Waiting) (Input, bool) {
 	l.setAlarm(w)
 	if l.due() {
 		l.armed = false
-		if late := l.hostTime() - w.Deadline; late > maxTickLagNS && l.looked {
-			l.looked = false
+		if late := l.hostTime() - w.Deadline; late > maxTickLagNS && l.mayLeap(late) {
 			l.sampled, l.time = true, max(l.time, w.Deadline, min(w.Deadline+late, l.time+maxStepNS))
 			return Input{Kind: KindClock}, true
 		}
@@ -179,6 +183,17 @@ func (l *Live) Next(w Waiting) (Input, bool) {
 		return Input{}, false
 	}
 	return l.take(w.Room)
+}
+
+// mayLeap tells whether the clock may leap now for being so late. After a step that was not all of the way the guest gets a
+// few ticks to look: it does so at a tick, if it goes by a clock at all.
+func (l *Live) mayLeap(late int64) bool {
+	if late > maxStepNS && !l.looked && l.ticks < ticksToLook {
+		l.ticks++
+		return false
+	}
+	l.looked, l.ticks = false, 0
+	return true
 }
 
 // take removes the first queued input that its device has room for, or as much of it as there is room for if it is a
