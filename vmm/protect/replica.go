@@ -190,7 +190,10 @@ func (r *replica) run(m *vmm.Machine) {
 	h := r.host
 	cause, err := m.Run()
 	if err == nil && cause != vmm.CauseLogEnd {
-		err = m.FollowEnd()
+		// A primary that was lost before it could log how its guest ended leaves an end without a record: the guest's own.
+		if err = m.FollowEnd(); errors.Is(err, lockstep.ErrLogIncomplete) {
+			err = nil
+		}
 	}
 	if err == nil {
 		r.used.Store(m.Followed())
