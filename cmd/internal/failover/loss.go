@@ -38,29 +38,31 @@ func (p *Pair) Lose(ctx context.Context, primary *Side, load *imapload.Load) (*L
 		return nil, err
 	}
 	loss := &Loss{Lost: primary.Name, Survivor: survivor.Name, Failover: *status.LastFailover}
-	after, err := p.awaitAnswers(ctx, load, &before)
-	if err != nil {
-		return nil, err
-	}
-	loss.Pauses = after.Longest()
-	return loss, nil
+	loss.Pauses, err = p.awaitAnswers(ctx, load, &before)
+	return loss, err
 }
 
-// awaitAnswers waits until each session that is not broken has been answered since before.
-func (p *Pair) awaitAnswers(ctx context.Context, load *imapload.Load, before *imapload.Snapshot) (imapload.Snapshot, error) {
+// awaitAnswers waits until each session that is not broken has been answered since before, and returns how long each one's
+// longest pause was when it had been: what the guest is busy with later is another matter.
+func (p *Pair) awaitAnswers(ctx context.Context, load *imapload.Load, before *imapload.Snapshot) ([]time.Duration, error) {
+	pauses := make([]time.Duration, len(before.Sessions))
+	answered := make([]bool, len(before.Sessions))
 	for {
-		now := load.Snapshot()
 		waiting := 0
-		for i, s := range now.Sessions {
-			if s.Broken == "" && s.Requests() == before.Sessions[i].Requests() {
+		for i, s := range load.Snapshot().Sessions {
+			switch {
+			case answered[i]:
+			case s.Broken == "" && s.Requests() == before.Sessions[i].Requests():
 				waiting++
+			default:
+				answered[i], pauses[i] = true, s.Longest
 			}
 		}
 		if waiting == 0 {
-			return now, nil
+			return pauses, nil
 		}
 		if err := p.wait(ctx, fmt.Sprintf("%d sessions are not answered", waiting)); err != nil {
-			return now, err
+			return nil, err
 		}
 	}
 }
