@@ -168,6 +168,7 @@ func TestDivergedBackupIsHealed(t *testing.T) {
 func TestHostsDialEachOther(t *testing.T) {
 	for range 5 {
 		p := newPair(t, pair.RuleReceived)
+		p.beat(t)
 		backup := p.start(t, 1, "")
 		guest := p.start(t, 0, "uart-echo", backup.listen)
 		backup.errs.text(t, "state backup protected")
@@ -180,6 +181,9 @@ func TestHostsDialEachOther(t *testing.T) {
 		for _, h := range []*process{guest, backup} {
 			if said := h.errs.String(); strings.Contains(said, "refused this host") || strings.Contains(said, "refused the peer") {
 				t.Error("a host refused the other")
+			}
+			if strings.Contains(h.errs.String(), "no second path") {
+				t.Error("a host has no second path")
 			}
 		}
 		guest.kill()

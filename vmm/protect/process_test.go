@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -49,6 +50,8 @@ type hostSpec struct {
 	Listen  string
 	Peers   []string
 	Rule    pair.Rule
+	// Heartbeat and HeartbeatPeer are as Config's.
+	Heartbeat, HeartbeatPeer string
 	// Break changes an instruction of the guest in a backup's memory, as a cosmic ray would, each time that it begins to follow,
 	// so many times.
 	Break int
@@ -88,6 +91,7 @@ func (s *hostSpec) run() error {
 	go d.read()
 	h, err := New(Config{
 		System: system, Guest: "guest", Credentials: credentials, Arbiter: place, Listen: s.Listen, Peers: s.Peers, Rule: s.Rule,
+		Heartbeat: s.Heartbeat, HeartbeatPeer: s.HeartbeatPeer,
 		Devices: d, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
@@ -261,6 +265,7 @@ type pairOfHosts struct {
 	keys    []string
 	arbiter string
 	rule    pair.Rule
+	beats   [2]string // the hosts' addresses of the second path, or ""
 }
 
 func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
@@ -289,6 +294,21 @@ func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
 	return p
 }
 
+// beat gives the pair's second path addresses of its own.
+func (p *pairOfHosts) beat(t *testing.T) {
+	t.Helper()
+	for i := range p.beats {
+		socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.beats[i] = socket.LocalAddr().String()
+		if err := socket.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // start starts a host: number 0 or 1 of the pair, with a guest or as a backup.
 func (p *pairOfHosts) start(t *testing.T, number int, guest string, peers ...string) *process {
 	t.Helper()
@@ -306,6 +326,7 @@ func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest str
 	t.Helper()
 	spec, err := json.Marshal(hostSpec{
 		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times,
+		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number],
 	})
 	if err != nil {
 		t.Fatal(err)
