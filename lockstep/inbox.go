@@ -57,13 +57,6 @@ func (b *Inbox) Push(first uint64, records uint32, frame []byte) error {
 	return nil
 }
 
-// Empty tells whether the machine has taken all frames out.
-func (b *Inbox) Empty() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.frames) == 0
-}
-
 // Close says that no frame will come: Next returns io.EOF behind those that are there.
 func (b *Inbox) Close() { b.end(false) }
 

@@ -29,7 +29,6 @@ const (
 	outputFree      outputMode = iota // it leaves at once
 	outputHeld                        // it is logged, and leaves when the pair says so
 	outputFollowing                   // the primary makes the same; it is compared with the log
-	outputNone                        // the machine is not the guest any more
 )
 
 // outputs are a machine's outlets and what waits at them. They belong to the machine's goroutine.
@@ -70,7 +69,6 @@ func (m *Machine) outlet(kind lockstep.Kind, device uint8, world devices.Sink) d
 // Output implements devices.Sink.
 func (o *outlet) Output(p []byte) {
 	switch out := &o.machine.outputs; {
-	case out.mode == outputNone:
 	case out.mode == outputFree:
 		o.send(p)
 	case o.kind == lockstep.KindConsole:

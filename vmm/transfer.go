@@ -215,9 +215,6 @@ func (m *Machine) Detach() error {
 	return m.vm.SetMemory(m.memory, false)
 }
 
-// Silence drops all output from now on. It is called in a visit, or when Run has returned.
-func (m *Machine) Silence() { m.outputs.mode = outputNone }
-
 // Receive makes a machine of what a Transfer sends; adapt gives it this host's images and sinks. It returns when the last
 // stream is read.
 func Receive(system *kvm.System, r io.Reader, adapt func(*Config) error) (m *Machine, err error) {
