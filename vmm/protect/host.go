@@ -71,7 +71,8 @@ type Host struct {
 	progressed time.Time // when Config.Progress was last called
 	conns      connections
 	times      timeline
-	release    releaser
+	release    *releaser
+	shown      time.Time // when the status was last brought up to date
 
 	mu     sync.Mutex
 	status Status
@@ -93,7 +94,7 @@ func New(c Config) (*Host, error) {
 		c: c, run: fmt.Sprintf("%.40s-%s", c.Credentials.Own().Name, hex.EncodeToString(name[:])), started: time.Now(), peers: c.Peers,
 		work: make(chan func(), 256), done: make(chan struct{}),
 	}
-	h.conns.host, h.release.host, h.meter.host = h, h, h
+	h.conns.host, h.meter.host, h.release = h, h, newReleaser()
 	if c.Listen == "" {
 		return h, nil
 	}
@@ -433,7 +434,11 @@ func (h *Host) settle() {
 		h.event(true, "the peer did not take this host's farewell in time")
 		h.end = &ending{cause: vmm.CauseStopped}
 	}
-	h.publish(st)
+	// What people look at need not be up to date with every record.
+	if now := time.Now(); st.State.String() != h.status.State || now.Sub(h.shown) >= tickEvery {
+		h.shown = now
+		h.publish(st)
+	}
 }
 
 // abandon lets everything go that is left at the end.

@@ -4,20 +4,20 @@ import "sync"
 
 // releaser lets go what may have to wait for somebody who reads it, in its order, so that the loop need not wait.
 type releaser struct {
-	host *Host
-
-	once    sync.Once
 	mu      sync.Mutex
 	changed *sync.Cond
 	queue   []func()
 	closed  bool
 }
 
-func (r *releaser) init() { r.once.Do(func() { r.changed = sync.NewCond(&r.mu) }) }
+func newReleaser() *releaser {
+	r := &releaser{}
+	r.changed = sync.NewCond(&r.mu)
+	return r
+}
 
 // add lets f go after all that was added before.
 func (r *releaser) add(f func()) {
-	r.init()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.queue = append(r.queue, f)
@@ -26,7 +26,6 @@ func (r *releaser) add(f func()) {
 
 // close ends run when all is gone.
 func (r *releaser) close() {
-	r.init()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
@@ -34,7 +33,6 @@ func (r *releaser) close() {
 }
 
 func (r *releaser) run() {
-	r.init()
 	for {
 		r.mu.Lock()
 		for len(r.queue) == 0 && !r.closed {
