@@ -25,6 +25,8 @@ type RecorderOptions struct {
 	// KernelPatience, if not 0, is how long an input waits beyond that while the guest is in its kernel, booted or not;
 	// by default kernelPatience and bootPatience.
 	KernelPatience time.Duration
+	// StopCost tells about how long a forced stop would take now; nil: no time. The machine's goroutine calls it.
+	StopCost func() time.Duration
 	// DigestEvery is after how many exits a digest is logged.
 	DigestEvery uint64
 	// Kick makes the vCPU come out of the guest, or not enter it the next time. It may be called from any goroutine.
@@ -53,6 +55,9 @@ const (
 	kernelPatience = 20 * time.Millisecond
 	bootPatience   = 2 * time.Second
 )
+
+// maxPutOff bounds how long a forced stop is put off for being dear.
+const maxPutOff = 500 * time.Millisecond
 
 func (o *RecorderOptions) complete() {
 	if o.MaxDefer <= 0 {
@@ -90,14 +95,17 @@ type Recorder struct {
 
 // NewRecorder returns a door whose guest clock stands at base ns, at the given position.
 func NewRecorder(base int64, at Position, log Log, options RecorderOptions) *Recorder {
-	return Attach(NewLive(base, options.Kick), at, log, options)
+	r := Attach(NewLive(base, options.Kick), at, log, options)
+	r.seen = false
+	return r
 }
 
 // Attach returns a door that goes on where a live one stands, at the given position, and logs every input from then on.
-// What is queued at the live door, and its clock, are the recorder's. It belongs to the machine's goroutine.
+// What is queued at the live door, and its clock, are the recorder's. A guest that runs is taken to have booted. It belongs
+// to the machine's goroutine.
 func Attach(live *Live, at Position, log Log, options RecorderOptions) *Recorder {
 	options.complete()
-	r := &Recorder{Live: live, log: log, options: options, position: at, digested: at}
+	r := &Recorder{Live: live, log: log, options: options, position: at, digested: at, seen: true}
 	live.sampled = false // whoever follows the log from here has not sampled the clock either
 	notify := r.deferKick
 	live.notify.Store(&notify)
@@ -194,13 +202,32 @@ func (r *Recorder) Interrupted(inProgram func() bool) Interruption {
 		return GoOn
 	}
 	now := time.Now()
-	if now.Sub(r.since) < r.patienceWithKernel() && !r.sees(inProgram) {
-		r.deferring = true
-		time.AfterFunc(r.options.MaxDefer, r.stopWaiting)
-		return GoOn
+	waited := now.Sub(r.since)
+	if waited < r.patienceWithKernel() && !r.sees(inProgram) {
+		return r.putOff(r.options.MaxDefer)
+	}
+	if left := r.worthWaiting() - waited; left > 0 {
+		return r.putOff(left)
 	}
 	r.stopping = now
 	return Stop
+}
+
+// putOff gives the guest more time to exit by itself. The caller holds mu.
+func (r *Recorder) putOff(by time.Duration) Interruption {
+	r.floor = time.Now().Add(by)
+	r.deferring = true
+	time.AfterFunc(by, r.stopWaiting)
+	return GoOn
+}
+
+// worthWaiting returns how long an input waits at the least because a forced stop is dear: as long as the stop would take,
+// so that in all it comes at most twice as late, and mostly at an exit, which costs nothing.
+func (r *Recorder) worthWaiting() time.Duration {
+	if r.options.StopCost == nil {
+		return 0
+	}
+	return min(r.options.StopCost(), maxPutOff)
 }
 
 func (r *Recorder) patienceWithKernel() time.Duration {

@@ -205,6 +205,42 @@ func TestRecorderPatience(t *testing.T) {
 	}
 }
 
+// TestRecorderPutsOff has a stop that is dear: the input waits for as long as the stop would take, but not without end.
+func TestRecorderPutsOff(t *testing.T) {
+	tests := []struct {
+		name  string
+		cost  time.Duration
+		kicks []time.Duration
+	}{
+		{"cheap", ms, []time.Duration{2 * ms}},
+		{"dear", 30 * ms, []time.Duration{2 * ms, 30 * ms}},
+		{"too dear", time.Hour, []time.Duration{2 * ms, maxPutOff}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, _, kicks := recorder(t, RecorderOptions{StopCost: func() time.Duration { return test.cost }})
+				begun := time.Now()
+				post(t, r.Live, "x")
+				for i, at := range test.kicks {
+					time.Sleep(time.Until(begun.Add(at)))
+					synctest.Wait()
+					want := GoOn
+					if i == len(test.kicks)-1 {
+						want = Stop
+					}
+					if got := r.Interrupted(func() bool { return true }); got != want {
+						t.Errorf("after %v: %v, not %v", at, got, want)
+					}
+				}
+				if !slices.Equal(*kicks, test.kicks) {
+					t.Errorf("kicks at %v, want %v", *kicks, test.kicks)
+				}
+			})
+		})
+	}
+}
+
 // TestRecorderFails has a log that can't be written: the first failure stays, and nothing more is logged.
 func TestRecorderFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,6 +1,9 @@
 package vmm
 
-import "math/bits"
+import (
+	"math/bits"
+	"time"
+)
 
 // dirtyPages is what is known of a region's written pages, beyond the kernel's dirty log. Each consumer has a bitmap of
 // its own, one bit a page, of the pages written since it last asked. It belongs to the machine's goroutine.
@@ -132,25 +135,38 @@ func (d *dirtyPages) changed(page uint64) {
 // forced stop's delta. The next time is so far away that these faults take no more than a forgetShare-th of the time.
 const (
 	forgetShare   = 50
-	forgetBootNS  = 500_000_000 // until the guest is seen in a program, so that the first delta does not carry all of its boot
 	forgetLeastNS = 2_000_000_000
 	forgetMostNS  = 30_000_000_000
 	pageCostNS    = 50_000 // what a page of a delta takes, as long as none has been measured
 )
 
-// forgetWritten takes the present exit as what forced stops start from, when it is time for that.
+// startNS is how long after a guest was first seen in a program it starts, if it is not idle before: it begins one program
+// after the other, which write ever new pages and soon come to an exit.
+const startNS = 5_000_000_000
+
+// stopCostStarting is what a forced stop is taken to cost in a guest that starts, where it would be a big one and nobody
+// waits for a tick.
+const stopCostStarting = 500 * time.Millisecond
+
+// forgetWritten takes the present exit as what forced stops start from, when it is time for that: first when the guest is
+// seen in a program, so that its kernel's boot takes no faults and is in no delta, then when it has started.
 func (m *Machine) forgetWritten() error {
-	now, booted := m.time(), m.recorder.Booted()
-	every := max(m.forgetEvery, forgetLeastNS)
-	if !booted {
-		every = forgetBootNS
-	}
-	if now-m.forgotten < every {
+	now, first, starting := m.time(), m.forgotten == 0, !m.started
+	switch {
+	case !m.recorder.Booted():
+		return nil
+	case first:
+	case starting:
+		if !m.halted && now-m.forgotten < startNS {
+			return nil
+		}
+		m.started = true
+	case now-m.forgotten < max(m.forgetEvery, forgetLeastNS):
 		return nil
 	}
 	pages, err := m.forget()
 	m.forgotten, m.forgetEvery = now, 0
-	if booted {
+	if !starting {
 		m.forgetEvery = min(int64(pages)*forgetShare*m.pageCost(), forgetMostNS)
 	}
 	return err
@@ -173,6 +189,27 @@ func (m *Machine) forget() (pages int, err error) {
 		clear(d.stop)
 	}
 	return pages, nil
+}
+
+// stopCost returns about how long a forced stop would take now.
+func (m *Machine) stopCost() time.Duration {
+	if !m.started {
+		return stopCostStarting
+	}
+	if !m.vm.KeepsDirtyLog() {
+		return 0 // to look would cost the guest as much
+	}
+	pages := 0
+	for slot := range m.memory.Regions() {
+		d, err := m.readDirtyLog(slot)
+		if err != nil {
+			return 0 // the stop will say so
+		}
+		for i, word := range d.stop {
+			pages += bits.OnesCount64(word &^ d.hot[i])
+		}
+	}
+	return time.Duration(int64(pages) * m.pageCost())
 }
 
 // pageCost returns how long a page of a forced stop's delta takes, in ns.

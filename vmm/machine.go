@@ -84,9 +84,10 @@ type Machine struct {
 	// devicesLogged is where hashes of the devices' states were last logged, devicesEvery after how many exits they are.
 	devicesLogged lockstep.Position
 	devicesEvery  uint64
-	// forgotten is the guest time in ns at which dirty.stop was last emptied at an exit, forgetEvery after how long that is
-	// done again.
+	// forgotten is the guest time in ns at which dirty.stop was last emptied at an exit, 0 for never; forgetEvery is after how
+	// long that is done again.
 	forgotten, forgetEvery int64
+	started                bool // the guest has come to rest since it was first seen in a program, or it runs for long
 	digest                 exitDigest
 	digested               bool // exits are digested, since a log is written or followed
 	halted                 bool // the vCPU has executed HLT and no interrupt has come since
@@ -280,15 +281,23 @@ func (m *Machine) GoLive() {
 
 // Record gives the machine a door to the world that logs every input.
 func (m *Machine) Record(log lockstep.Log, options lockstep.RecorderOptions) error {
-	options.Kick = m.vcpu.Kick
 	m.leaveWorld()
-	m.recorder = lockstep.NewRecorder(m.time(), m.position, log, options)
+	m.recorder = lockstep.NewRecorder(m.time(), m.position, log, m.recorderOptions(options))
 	m.live = m.recorder.Live
 	m.door, m.digested = m.recorder, true
 	m.devicesLogged, m.devicesEvery = m.position, DefaultDevicesEvery
 	m.pageWriter = nil
 	m.startBackEnds()
 	return m.vm.SetMemory(m.memory, true)
+}
+
+// recorderOptions completes options with what the machine itself tells its recorder.
+func (m *Machine) recorderOptions(o lockstep.RecorderOptions) lockstep.RecorderOptions {
+	o.Kick = m.vcpu.Kick
+	if o.StopCost == nil {
+		o.StopCost = m.stopCost
+	}
+	return o
 }
 
 // Replay gives the machine a door to a log: its inputs are what the log says, where the log says.

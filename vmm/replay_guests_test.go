@@ -17,6 +17,7 @@ var everyExit = RecordOptions{RecorderOptions: lockstep.RecorderOptions{DigestEv
 // forced makes inputs wait for hardly any time, so that the guest is stopped wherever it is.
 var forced = RecordOptions{RecorderOptions: lockstep.RecorderOptions{
 	MaxDefer: 100 * time.Microsecond, MinRun: 100 * time.Microsecond, KernelPatience: time.Nanosecond, DigestEvery: 1,
+	StopCost: func() time.Duration { return 0 },
 }, VerifyEvery: 1, DevicesEvery: 1}
 
 // TestReplayGuests records every small guest that ends by itself and replays it bit for bit, twice.

@@ -171,14 +171,12 @@ type PairLog struct {
 // attach makes the machine log its inputs and hold its output.
 func (m *Machine) attach(log PairLog) error {
 	ring := log.NewRing(wire.Base{Sequence: log.Sequence + 1, Position: uint64(m.position), Time: m.time()})
-	options := log.Options
-	options.Kick = m.vcpu.Kick
-	m.recorder = lockstep.Attach(m.live, m.position, ring, options)
+	m.recorder = lockstep.Attach(m.live, m.position, ring, m.recorderOptions(log.Options))
 	m.door, m.digested = m.recorder, true
 	m.devicesLogged, m.devicesEvery = m.position, DefaultDevicesEvery
 	m.pageWriter = nil
 	m.outputs.mode, m.outputs.hold, m.outputs.ring = outputHeld, log.Hold, ring
-	m.forgotten = m.time()
+	m.forgotten, m.started = m.time(), true
 	_, err := m.forget()
 	return err
 }
