@@ -140,8 +140,8 @@ const (
 	pageCostNS    = 50_000 // what a page of a delta takes, as long as none has been measured
 )
 
-// startNS is how long after a guest was first seen in a program it starts, if it is not idle before: it begins one program
-// after the other, which write ever new pages and soon come to an exit.
+// startNS is how long a guest starts, from when it was first seen in a program: it begins one program after the other, which
+// write ever new pages and soon come to an exit.
 const startNS = 5_000_000_000
 
 // stopCostStarting is what a forced stop is taken to cost in a guest that starts, where it would be a big one and nobody
@@ -157,7 +157,7 @@ func (m *Machine) forgetWritten() error {
 		return nil
 	case first:
 	case starting:
-		if !m.halted && now-m.forgotten < startNS {
+		if now-m.forgotten < startNS {
 			return nil
 		}
 		m.started = true

@@ -87,7 +87,7 @@ type Machine struct {
 	// forgotten is the guest time in ns at which dirty.stop was last emptied at an exit, 0 for never; forgetEvery is after how
 	// long that is done again.
 	forgotten, forgetEvery int64
-	started                bool // the guest has come to rest since it was first seen in a program, or it runs for long
+	started                bool // it is startNS since the guest was first seen in a program
 	digest                 exitDigest
 	digested               bool // exits are digested, since a log is written or followed
 	halted                 bool // the vCPU has executed HLT and no interrupt has come since

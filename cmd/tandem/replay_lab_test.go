@@ -190,14 +190,22 @@ func TestLabReplayPrograms(t *testing.T) {
 	if summary.of("checkpoint") == 0 {
 		t.Fatal("no checkpoint was made")
 	}
-	s := start(ctx, t, e, labrun.Options{}, e.Tandem(), "replay", r.dir, "--from", strconv.FormatUint(summary.of("checkpoint"), 10))
-	wantEnd(t, s, statusOK)
-	// On a host that stood still for long the only checkpoint may be from before the first output.
-	if out := s.Out.String(); !strings.HasSuffix(r.console, out) {
-		t.Errorf("from the last checkpoint the guest prints %q", out)
-	}
+	r.testCheckpoint(ctx, t, summary.of("checkpoint"))
 	r.testTorn(ctx, t)
 	r.testLive(ctx, t)
+}
+
+// testCheckpoint replays up to a checkpoint, and from it: together they print what the guest printed.
+func (r *recorded) testCheckpoint(ctx context.Context, t *testing.T, number uint64) {
+	replay := func(flag string, at uint64) string {
+		s := start(ctx, t, r.engine, labrun.Options{}, r.engine.Tandem(), "replay", r.dir, flag, strconv.FormatUint(at, 10))
+		wantEnd(t, s, statusOK)
+		return s.Out.String()
+	}
+	before, from := replay("--until-exit", r.exitOf(ctx, t, "checkpoint", "tail")), replay("--from", number)
+	if before+from != r.console {
+		t.Errorf("up to the last checkpoint the guest prints %q, from there %q", before, from)
+	}
 }
 
 // testTorn replays a log that was cut off: the guest goes as far as the log is good, and the end is told.
@@ -218,17 +226,18 @@ func (r *recorded) testTorn(ctx context.Context, t *testing.T) {
 
 // testLive replays up to the shell's prompt and takes the guest over there.
 func (r *recorded) testLive(ctx context.Context, t *testing.T) {
-	s := start(ctx, t, r.engine, labrun.Options{}, r.engine.Tandem(), "replay", r.dir, "--until-exit", strconv.FormatUint(r.firstKey(ctx, t)-1, 10), "--go-live")
+	s := start(ctx, t, r.engine, labrun.Options{}, r.engine.Tandem(), "replay", r.dir, "--until-exit", strconv.FormatUint(r.exitOf(ctx, t, "console", "head")-1, 10), "--go-live")
 	await(ctx, t, s.Err, "live from exit")
 	enter(t, s, "echo $((6*7)) lives; poweroff -f\n")
 	await(ctx, t, s.Out, "42 lives")
 	wantEnd(t, s, statusOK)
 }
 
-// firstKey returns the exit at which the first key was typed.
-func (r *recorded) firstKey(ctx context.Context, t *testing.T) uint64 {
+// exitOf returns the exit of a record of a kind: which is head or tail, for the first and for the last.
+func (r *recorded) exitOf(ctx context.Context, t *testing.T, kind, which string) uint64 {
 	t.Helper()
-	s := start(ctx, t, r.engine, labrun.Options{}, "sh", "-c", r.engine.Tandem()+" log dump --json --kind console "+r.dir+" | head -n 1")
+	script := fmt.Sprintf("%s log dump --json --kind %s %s | %s -n 1", r.engine.Tandem(), kind, r.dir, which)
+	s := start(ctx, t, r.engine, labrun.Options{}, "sh", "-c", script)
 	wantEnd(t, s, 0)
 	var record logRecord
 	if err := json.Unmarshal([]byte(s.Out.String()), &record); err != nil {
