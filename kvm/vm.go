@@ -103,6 +103,9 @@ func (v *VM) KeepDirtyLog(keep bool) error {
 	return v.EnableCapability(CapManualDirtyLogProtect, arg)
 }
 
+// LogsDirty tells whether there is a dirty log.
+func (v *VM) LogsDirty() bool { return v.logDirty }
+
 // KeepsDirtyLog tells whether ReadDirtyLog leaves the log as it is.
 func (v *VM) KeepsDirtyLog() bool { return v.manual }
 

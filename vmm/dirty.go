@@ -24,6 +24,7 @@ type dirtyPages struct {
 	// last is, for each page, the number of the occasion on which it was last found written, or if it is hot: changed.
 	last     []uint32
 	occasion uint32 // how many forced stops and times of forgetting there were, and hotAgain to begin with
+	all      bool   // there was no log until now, so that every page counts as written
 	fresh    []uint64
 }
 
@@ -47,8 +48,27 @@ func (m *Machine) dirtyOf(slot int) *dirtyPages {
 	return &m.dirty[slot]
 }
 
+// logDirty turns the kernel's dirty log on. Nobody knows which pages were written before.
+func (m *Machine) logDirty() error {
+	for slot := range m.memory.Regions() {
+		d := m.dirtyOf(slot)
+		d.all = true
+		for page := range uint64(m.memory.RegionPages(slot)) {
+			word, bit := page/64, uint64(1)<<(page%64)
+			d.stop[word] |= bit
+			d.verify[word] |= bit
+		}
+	}
+	return m.vm.SetMemory(m.memory, true)
+}
+
 // readDirtyLog brings what is known of a region's pages up to date. The kernel's log is left as it is, if it can be.
 func (m *Machine) readDirtyLog(slot int) (*dirtyPages, error) {
+	if !m.vm.LogsDirty() {
+		if err := m.logDirty(); err != nil {
+			return nil, err
+		}
+	}
 	d := m.dirtyOf(slot)
 	if err := m.vm.ReadDirtyLog(slot, d.fresh); err != nil {
 		return nil, err
@@ -106,6 +126,10 @@ func (m *Machine) takeForTransfer(slot int) ([]uint64, error) {
 // foundWritten ends an occasion: it takes note of the cold pages that were written since the one before, and lets those
 // become hot that often are. Hot pages that have not changed for long become cold.
 func (d *dirtyPages) foundWritten() {
+	if d.all {
+		d.all = false // nothing was found
+		return
+	}
 	_ = eachBit(d.stop, func(page uint64) error {
 		word, bit := page/64, uint64(1)<<(page%64)
 		since := d.occasion - d.last[page]
@@ -149,7 +173,8 @@ const startNS = 5_000_000_000
 const stopCostStarting = 500 * time.Millisecond
 
 // forgetWritten takes the present exit as what forced stops start from, when it is time for that: first when the guest is
-// seen in a program, so that its kernel's boot takes no faults and is in no delta, then when it has started.
+// seen in a program, so that its kernel's boot takes no faults and is in no delta, then when it has started. Until the first
+// time KVM keeps no dirty log, for which it would map memory in small pages.
 func (m *Machine) forgetWritten() error {
 	now, first, starting := m.time(), m.forgotten == 0, !m.started
 	switch {

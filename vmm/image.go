@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"tandem/devices"
 	"tandem/kvm"
@@ -118,6 +119,11 @@ func isZero(page []byte) bool { return bytes.Equal(page, zeroPage[:]) }
 
 // SaveFile writes the whole machine to a new file, which is there whole or not at all.
 func (m *Machine) SaveFile(path string, number uint64, base wire.Base) (err error) {
+	start := time.Now()
+	defer func() {
+		m.stats.saves++
+		m.stats.saveTime += time.Since(start)
+	}()
 	temporary := path + ".part"
 	file, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

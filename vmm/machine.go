@@ -280,7 +280,7 @@ func (m *Machine) GoLive() {
 }
 
 // Record gives the machine a door to the world that logs every input.
-func (m *Machine) Record(log lockstep.Log, options lockstep.RecorderOptions) error {
+func (m *Machine) Record(log lockstep.Log, options lockstep.RecorderOptions) {
 	m.leaveWorld()
 	m.recorder = lockstep.NewRecorder(m.time(), m.position, log, m.recorderOptions(options))
 	m.live = m.recorder.Live
@@ -288,7 +288,6 @@ func (m *Machine) Record(log lockstep.Log, options lockstep.RecorderOptions) err
 	m.devicesLogged, m.devicesEvery = m.position, DefaultDevicesEvery
 	m.pageWriter = nil
 	m.startBackEnds()
-	return m.vm.SetMemory(m.memory, true)
 }
 
 // recorderOptions completes options with what the machine itself tells its recorder.

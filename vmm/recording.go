@@ -86,9 +86,7 @@ func (m *Machine) startRecording(dir string, options RecordOptions) (*Recording,
 	if err := m.SaveFile(r.checkpointPath(0), 0, base); err != nil {
 		return nil, errors.Join(err, r.file.Close())
 	}
-	if err := m.Record(r.ring, options.RecorderOptions); err != nil {
-		return nil, errors.Join(err, r.file.Close())
-	}
+	m.Record(r.ring, options.RecorderOptions)
 	if options.DevicesEvery > 0 {
 		m.devicesEvery = options.DevicesEvery
 	}

@@ -21,6 +21,8 @@ type Stats struct {
 	stopPages   uint64
 	stopBytes   uint64
 	stopTime    time.Duration
+	saves       uint64
+	saveTime    time.Duration
 	ports       [1 << 16]uint32
 
 	// Handling is host time spent between two KVM_RUNs on exits of the guest's, if Config.MeasureHandling.
@@ -75,3 +77,6 @@ func (s *Stats) StopTime() time.Duration { return s.stopTime }
 
 // Injected returns how many interrupts the guest was given.
 func (s *Stats) Injected() uint64 { return s.injected }
+
+// Saves returns how many checkpoints were written to files, and for how long the guest stood still for them.
+func (s *Stats) Saves() (n uint64, took time.Duration) { return s.saves, s.saveTime }

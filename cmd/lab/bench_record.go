@@ -78,7 +78,8 @@ func benchRecord(ctx context.Context, e *labrun.Engine, o benchOptions) error {
 	return nil
 }
 
-// printLogged prints what each workload put into the log.
+// printLogged prints what each workload put into the log, and what the guest stood still for. The first checkpoint is part of
+// the boot's time.
 func printLogged(w io.Writer, run int, logged []workloadTime, said string) {
 	before := logSize{}
 	for i, l := range logged {
@@ -89,7 +90,7 @@ func printLogged(w io.Writer, run int, logged []workloadTime, said string) {
 		before = l.log
 	}
 	for line := range strings.Lines(said) {
-		if strings.Contains(line, "forced stops") {
+		if strings.Contains(line, "forced stops") || strings.Contains(line, "checkpoints") {
 			fmt.Fprintf(w, "  run %d: %s", run, strings.TrimPrefix(line, "tandem: "))
 		}
 	}

@@ -27,6 +27,9 @@ func printStats(w io.Writer, m *vmm.Machine, wall time.Duration) {
 		fmt.Fprintf(w, "tandem: %d forced stops, %.2f ms, %d pages and %d bytes each\n",
 			stops, float64(s.StopTime().Microseconds())/1000/float64(stops), pages/stops, bytes/stops)
 	}
+	if n, took := s.Saves(); n > 0 {
+		fmt.Fprintf(w, "tandem: %d checkpoints, %.2f s each\n", n, took.Seconds()/float64(n))
+	}
 	fmt.Fprint(w, "tandem: busiest ports:")
 	for _, e := range s.Ports(portsShown) {
 		fmt.Fprintf(w, " %s %d", e.Kind, e.Count)
