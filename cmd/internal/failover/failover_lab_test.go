@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// labTimeout bounds all tests of this package that boot hosts, on a busy machine.
-	labTimeout = 30 * time.Minute
+	// labTimeout bounds all tests of this package that boot hosts, on a busy machine, and killTimeout each kill beyond the
+	// usual number.
+	labTimeout  = 30 * time.Minute
+	killTimeout = 2 * time.Minute
 	// killsEnv says how often the guest's process is killed under Redis, and seedEnv when. The tests are content with few;
 	// what the project claims was measured with 50.
 	killsEnv     = "TANDEM_KILLS"
@@ -42,7 +44,8 @@ func TestLabFailover(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots emulated hosts: not with -short")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), labTimeout)
+	more := max(number(t, killsEnv, defaultKills)-defaultKills, 0)
+	ctx, cancel := context.WithTimeout(t.Context(), labTimeout+time.Duration(more)*killTimeout)
 	t.Cleanup(cancel)
 	p, err := Open(ctx, Config{Image: testImage(ctx, t), Log: os.Stderr, Flags: []string{"--detect", detect}})
 	if err != nil {
