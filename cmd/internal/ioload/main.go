@@ -20,7 +20,11 @@ import (
 )
 
 func main() {
-	took, err := run(os.Args[1:])
+	err := calmMonitor()
+	var took time.Duration
+	if err == nil {
+		took, err = run(os.Args[1:])
+	}
 	if err != nil {
 		fmt.Printf("ioload: FAILED: %v\n", err)
 		os.Exit(1)
