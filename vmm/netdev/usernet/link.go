@@ -1,7 +1,9 @@
 package usernet
 
 import (
+	"encoding/binary"
 	"sync"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -16,11 +18,17 @@ type link struct {
 	mtu int // of IP packets, in bytes
 	out *frame.Queue
 
+	// segments says that the guest cuts long TCP segments itself, and does without their checksums.
+	segments atomic.Bool
+
 	mu         sync.RWMutex
 	dispatcher stack.NetworkDispatcher
 }
 
-var _ stack.LinkEndpoint = (*link)(nil)
+var (
+	_ stack.LinkEndpoint = (*link)(nil)
+	_ stack.GSOEndpoint  = (*link)(nil)
+)
 
 func newLink(mtu int, out *frame.Queue) *link { return &link{mtu: mtu, out: out} }
 
@@ -45,12 +53,56 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 		for _, s := range pkt.AsSlices() {
 			n += copy(p[n:], s)
 		}
+		describe(p, pkt)
 		if !l.out.Put(p) {
 			return i, &tcpip.ErrClosedForSend{}
 		}
 	}
 	return list.Len(), nil
 }
+
+// Fields of struct virtio_net_hdr, and what they say (virtio 1.2 §5.1.6).
+const (
+	hdrFlags      = 0
+	hdrGSOType    = 1
+	hdrHdrLen     = 2
+	hdrGSOSize    = 4
+	hdrCsumStart  = 6
+	hdrCsumOffset = 8
+
+	flagNeedsCsum = 1
+	gsoTCPv4      = 1
+)
+
+// describe says in a packet's header what the stack has left to do: the checksum, and cutting it.
+func describe(p []byte, pkt *stack.PacketBuffer) {
+	o := &pkt.GSOOptions
+	if o.Type != stack.GSOTCPv4 {
+		return
+	}
+	le := binary.LittleEndian
+	if o.NeedsCsum {
+		p[hdrFlags] = flagNeedsCsum
+		le.PutUint16(p[hdrCsumStart:], header.EthernetMinimumSize+o.L3HdrLen)
+		le.PutUint16(p[hdrCsumOffset:], o.CsumOffset)
+	}
+	if pkt.Data().Size() > int(o.MSS) {
+		p[hdrGSOType] = gsoTCPv4
+		le.PutUint16(p[hdrHdrLen:], uint16(pkt.HeaderSize()))
+		le.PutUint16(p[hdrGSOSize:], o.MSS)
+	}
+}
+
+// SupportedGSO implements stack.GSOEndpoint. A connection keeps what it began with.
+func (l *link) SupportedGSO() stack.SupportedGSO {
+	if l.segments.Load() {
+		return stack.HostGSOSupported
+	}
+	return stack.GSONotSupported
+}
+
+// GSOMaxSize implements stack.GSOEndpoint: the stack leaves some room below it for headers.
+func (l *link) GSOMaxSize() uint32 { return maxSegment }
 
 // Attach implements stack.LinkEndpoint.
 func (l *link) Attach(d stack.NetworkDispatcher) {
