@@ -209,7 +209,7 @@ func (n *Network) receive() {
 			return
 		}
 		if f := p[frame.HeaderBytes:]; wanted(f) {
-			n.link.deliver(f)
+			n.link.Deliver(f)
 		}
 	}
 }
