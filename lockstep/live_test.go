@@ -36,3 +36,28 @@ func TestClockComesBackInSteps(t *testing.T) {
 		seen = now
 	}
 }
+
+// Frames that come while the guest runs make it exit once, and enter it at one position.
+func TestBurstKicksOnce(t *testing.T) {
+	kicks := 0
+	l := NewLive(0, func() { kicks++ })
+	defer l.Close()
+	l.At(1)
+	if l.Pending() {
+		t.Fatal("something is pending at a new door")
+	}
+	const burst = 64
+	for range burst {
+		if !l.Offer(Input{Kind: KindFrame}) {
+			t.Fatal("a frame is refused")
+		}
+	}
+	w := Waiting{Room: func(Kind, uint8, []byte) int { return 1 }}
+	taken := 0
+	for _, ok := l.Next(w); ok; _, ok = l.Next(w) {
+		taken++
+	}
+	if kicks != 1 || taken != burst || l.Pending() {
+		t.Errorf("%d frames kicked the guest %d times, and %d of them entered it", burst, kicks, taken)
+	}
+}

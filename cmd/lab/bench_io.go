@@ -17,8 +17,8 @@ import (
 	"tandem/cmd/internal/labrun"
 )
 
-// ioInit is the guest's init: drivers, an address, a shell. Linux hands parameters of its command line that it does not know
-// to init as variables.
+// ioInit is the guest's init: drivers, an address, slack for the timers of Go's runtime (package ioload says why), a shell. Linux
+// hands parameters of its command line that it does not know to init as variables.
 const ioInit = `#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -26,6 +26,7 @@ mount -t devtmpfs dev /dev
 for m in virtio_pci virtio_mmio virtio_blk virtio_net; do modprobe $m; done
 ip address add ${guest_address:-10.0.2.15/24} dev eth0
 ip link set eth0 up
+echo 100000000 >/proc/$$/timerslack_ns
 export server=${guest_host:-10.0.2.2}:` + ioPort + ` PS1="` + labrun.Prompt + `"
 exec setsid cttyhack sh
 `

@@ -219,6 +219,33 @@ func TestNetNotificationsOfAFullReceiveQueue(t *testing.T) {
 	}
 }
 
+// A burst that comes at one position, or that the driver sends with one notification, interrupts once.
+func TestNetBurstInterruptsOnce(t *testing.T) {
+	const burst = 64
+	for _, features := range []uint64{netMrgRxbuf, netMrgRxbuf | featEventIdx} {
+		g, n, w := newNet(t, NetConfig{})
+		g.registers = onPCI(g, &n.Core)
+		g.start(features, 3, 256)
+		in, out := g.queues[netReceive], g.queues[netTransmit]
+		for range burst {
+			in.add(g.bytes(1600, true))
+			out.add(g.bytes(NetHeader, false), g.bytes(1000, false))
+		}
+		for range burst {
+			if !n.Receive(packet(testMAC, 1000)) {
+				t.Fatal("not received")
+			}
+		}
+		if g.line.rises != 1 || g.isr() != isrQueue {
+			t.Errorf("features %#x: %d frames received, %d interrupts", features, burst, g.line.rises)
+		}
+		out.kick(burst)
+		if len(w.sent) != burst || g.line.rises != 2 || g.isr() != isrQueue || out.kicks != 1 {
+			t.Errorf("features %#x: %d frames sent with %d notifications, %d interrupts", features, len(w.sent), out.kicks, g.line.rises-1)
+		}
+	}
+}
+
 func TestNetWithoutMergedBuffers(t *testing.T) {
 	g, n, _ := newNet(t, NetConfig{})
 	g.registers = onPCI(g, &n.Core)

@@ -56,8 +56,8 @@ func (none) SetOffloads(virtio.Offloads) {}
 func (none) Close() error                { return nil }
 
 // user is a user-mode network. It takes packets of any length without checksums, since they end in its own stack, and
-// sends none but complete ones.
+// sends such ones if the guest's driver can take them.
 type user struct{ *usernet.Network }
 
-func (user) Offers() Offers              { return Offers{Checksum: true, TSO: true} }
-func (user) SetOffloads(virtio.Offloads) {}
+func (user) Offers() Offers                  { return Offers{Checksum: true, TSO: true} }
+func (u user) SetOffloads(o virtio.Offloads) { u.SetSegments(o.Checksum && o.TSO4) }

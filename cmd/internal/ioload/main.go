@@ -8,6 +8,13 @@
 //
 //	ioload serve ADDRESS
 //
+// A guest's timers want slack, lest Go's runtime be what is measured. A thread of it watches over the others; each time the
+// program has work after it had none, that thread sleeps fifty times for 20 µs before it takes longer naps. Each is a timer of
+// the guest's, and where a machine's exits take long it is due again as soon as it is set: a program that is busy gets a few per
+// cent of the processor then. So whoever starts ioload in a guest says before (prctl(2), PR_SET_TIMERSLACK; in a shell)
+//
+//	echo 100000000 >/proc/$$/timerslack_ns
+//
 // A client says in 9 bytes what it wants: its command's first letter, and a count as 8 bytes, little-endian.
 package main
 

@@ -19,5 +19,7 @@
 // dropped, as on a wire. Packets for the guest wait in a second queue; when it is full, the connections wait, and so do
 // their peers by TCP's own means. Connections, flows and queries are bounded by the constants beside them.
 //
+// A guest whose driver takes long TCP segments gets them, up to 64 KiB in a packet: see [Network.SetSegments].
+//
 // The stack is gVisor's pkg/tcpip. A guest's packets may be anything: the stack takes them as those of a hostile network.
 package usernet

@@ -18,6 +18,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"tandem/cmd/internal/lab/ether"
+	"tandem/vmm/netdev/etherlink"
 )
 
 const (
@@ -39,7 +40,7 @@ const (
 type Client struct {
 	addr  netip.Addr
 	port  *ether.Port
-	link  *link
+	link  *etherlink.Endpoint
 	stack *stack.Stack
 	ended chan struct{} // closed when the port's reader has returned and the stack is gone
 	// alive ends with the port, and with it attempts to connect.
@@ -57,8 +58,12 @@ func New(port *ether.Port, addr netip.Prefix) (*Client, error) {
 	ip := addr.Addr().As4()
 	c := &Client{
 		addr: addr.Addr(), port: port, ended: make(chan struct{}),
-		// Locally administered, and as unique as the address.
-		link: &link{port: port, mac: tcpip.LinkAddress(append([]byte{0x52, 'M'}, ip[:]...))},
+		link: etherlink.New(etherlink.Config{
+			// Locally administered, and as unique as the address.
+			MAC: tcpip.LinkAddress(append([]byte{0x52, 'M'}, ip[:]...)), MTUBytes: mtuBytes,
+			// The switch takes all packets: what it has no room for is lost on the way.
+			Send: func(pkt *stack.PacketBuffer) bool { return port.WriteFrame(etherlink.Frame(0, pkt)) == nil },
+		}),
 	}
 	c.alive, c.end = context.WithCancelCause(context.Background())
 	if err := c.makeStack(addr); err != nil {
@@ -116,7 +121,7 @@ func (c *Client) receive() {
 			return
 		}
 		c.follow(f)
-		c.link.deliver(f)
+		c.link.Deliver(f)
 	}
 }
 

@@ -251,7 +251,7 @@ func TestChecksumsAreVerified(t *testing.T) {
 func datagram(a, b *Client, partial bool) []byte {
 	payload := fmt.Sprintf("partial: %v", partial)
 	f := make([]byte, header.EthernetMinimumSize+header.IPv4MinimumSize+header.UDPMinimumSize+len(payload))
-	header.Ethernet(f).Encode(&header.EthernetFields{SrcAddr: "\x52M\xff\xff\xff\xfe", DstAddr: b.link.mac, Type: header.IPv4ProtocolNumber})
+	header.Ethernet(f).Encode(&header.EthernetFields{SrcAddr: "\x52M\xff\xff\xff\xfe", DstAddr: b.link.LinkAddress(), Type: header.IPv4ProtocolNumber})
 	ip := header.IPv4(f[header.EthernetMinimumSize:])
 	src, dst := tcpip.AddrFrom4(a.addr.As4()), tcpip.AddrFrom4(b.addr.As4())
 	ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(ip)), TTL: 64, Protocol: uint8(header.UDPProtocolNumber), SrcAddr: src, DstAddr: dst})
@@ -346,7 +346,7 @@ func FuzzReceive(f *testing.F) {
 		defer s.Close()
 		a := plug(t, s, addrA)
 		a.follow(raw)
-		a.link.deliver(raw)
+		a.link.Deliver(raw)
 		probe, err := s.Attach("probe")
 		if err != nil {
 			t.Fatal(err)
