@@ -33,6 +33,7 @@ type guest struct {
 	running bool          // Run has been called
 	resume  chan struct{} // not nil while the guest stands still; closing it lets it go on
 	sync    *transfer     // the state transfer that is under way, or nil
+	logging chan struct{} // closed when nobody is at work to begin or to end the log; nil: nobody was
 	ended   *ending       // how Run has returned
 	pace    pair.Speed
 
@@ -337,7 +338,7 @@ func (g *guest) settle(st pair.Status) {
 		g.finish()
 		return
 	}
-	if st.State == pair.Alone && !st.Gated && g.attached && !g.detaching && g.ended == nil && g.sync == nil {
+	if st.State == pair.Alone && !st.Gated && g.attached && !g.detaching && g.ended == nil {
 		g.detach()
 	}
 }
@@ -354,11 +355,26 @@ func (g *guest) finish() {
 	h.step(pair.Ended{Text: text})
 }
 
+// takeTurn lets those take turns who begin or end the machine's log and the watch over its memory and disks: what one that
+// was given up takes or ends late is lost to the next. before is closed when it is the caller's turn, who closes over.
+func (g *guest) takeTurn() (before <-chan struct{}, over chan struct{}) {
+	last := g.logging
+	if last == nil {
+		last = make(chan struct{})
+		close(last)
+	}
+	g.logging = make(chan struct{})
+	return last, g.logging
+}
+
 // detach ends the log of a guest that has no backup any more.
 func (g *guest) detach() {
 	h := g.host
 	g.detaching = true
+	before, over := g.takeTurn()
 	h.wait.Go(func() {
+		defer close(over)
+		<-before
 		_ = g.m.Visit(func() { // a guest that has ended needs no detaching
 			g.m.LogOutput()
 			settled := make(chan struct{})

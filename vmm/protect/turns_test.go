@@ -1,0 +1,158 @@
+package protect
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"tandem/boot"
+	"tandem/kvm"
+	"tandem/lockstep/arbiter"
+	"tandem/lockstep/link"
+	"tandem/lockstep/pair"
+	"tandem/testdata/guests"
+	"tandem/vmm"
+)
+
+// aloneHost runs one of the small guests on a host without a backup, within the test's process, to the test's end.
+func aloneHost(t *testing.T, name string) *Host {
+	t.Helper()
+	system, err := kvm.Open("/dev/kvm")
+	if err != nil {
+		t.Skip(err)
+	}
+	credentials, err := link.LoadCredentials(newPair(t, pair.RuleReceived).keys[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := os.Create(filepath.Join(t.TempDir(), "console"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &stdio{console: vmm.NewConsoleWriter(out)}
+	h, err := New(Config{
+		System: system, Guest: "guest", Credentials: credentials, Arbiter: arbiter.Unsafe{}, UnsafeWithoutArbiter: true,
+		Rule: pair.RuleReceived, Devices: d, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := vmm.New(system, vmm.Config{MemoryBytes: 32 << 20, Console: d.console, Debug: d.console})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := boot.ReadKernel(guests.Image(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Load(k, boot.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := h.RunPrimary(ctx, m)
+		ended <- err
+	}()
+	t.Cleanup(func() {
+		leave()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		_, _, _ = d.console.Close(), out.Close(), system.Close()
+	})
+	for h.Status().State != pair.Alone.String() {
+		h.inLoop(func() {})
+	}
+	return h
+}
+
+// inLoop calls f in a host's loop and returns when it is done.
+func (h *Host) inLoop(f func()) {
+	done := make(chan struct{})
+	h.post(func() {
+		defer close(done)
+		f()
+	})
+	select {
+	case <-done:
+	case <-h.done:
+	}
+}
+
+// stuckConn is a connection on which nothing is sent: whoever wants to send much waits until it is let go.
+type stuckConn struct {
+	*conn
+	waits chan struct{} // closed when somebody waits
+	once  sync.Once
+}
+
+func newStuckConn(h *Host) *stuckConn {
+	c := &stuckConn{conn: &conn{host: h, queued: sendAhead + 1}, waits: make(chan struct{})}
+	c.changed = sync.NewCond(c)
+	return c
+}
+
+// Lock and Unlock are called by those who wait.
+func (c *stuckConn) Lock() { c.mu.Lock() }
+func (c *stuckConn) Unlock() {
+	c.once.Do(func() { close(c.waits) })
+	c.mu.Unlock()
+}
+
+func (c *stuckConn) letGo() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queued = 0
+	c.changed.Broadcast()
+}
+
+func (c *conn) messages() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue)
+}
+
+// A transfer that was given up, and is late to notice, must have left the machine before the next one begins: it ends the
+// watch over written pages, and takes marks of written pages and blocks.
+func TestTransfersTakeTurns(t *testing.T) {
+	h := aloneHost(t, "uart-echo")
+	late, next := newStuckConn(h), &conn{host: h}
+	next.changed = sync.NewCond(&next.mu)
+	begin := func(c *conn, sync uint64) (begun *transfer) {
+		h.inLoop(func() {
+			h.conns.open = map[pair.Conn]*conn{h.node.Status().Conn: c}
+			h.guest.beginSync(pair.SendDisks{Sync: sync})
+			h.guest.sendRound(pair.SendRound{Sync: sync, Round: 1})
+			begun, h.conns.open = h.guest.sync, nil
+		})
+		return begun
+	}
+	first := begin(late.conn, 1)
+	<-late.waits
+	h.inLoop(func() { h.abortSync(1) })
+	second := begin(next, 2)
+	for range 100 { // more chances than it needs
+		if err := h.guest.m.Visit(func() {}); err != nil {
+			t.Fatal(err)
+		}
+		h.inLoop(func() {})
+	}
+	if n := next.messages(); n != 0 {
+		t.Errorf("%d messages of the second transfer while the first is still at work", n)
+	}
+	late.letGo()
+	<-first.over
+	for limit := time.Now().Add(deadline); next.messages() < 2; { // the machine's head and its pages
+		if time.Now().After(limit) {
+			t.Fatalf("%d messages of the second transfer", next.messages())
+		}
+		h.inLoop(func() {})
+	}
+	h.inLoop(func() { h.abortSync(2) })
+	<-second.over
+}
