@@ -210,7 +210,7 @@ func (m *Machine) Detach() error {
 	if m.recorder == nil {
 		return m.vm.SetMemory(m.memory, false)
 	}
-	m.live = m.recorder.Detach(m.kick)
+	m.recorder.Detach(m.kick) // the live door is the machine's already, and others may be at it
 	m.door, m.recorder, m.digested, m.pageWriter = m.live, nil, false, nil
 	return m.vm.SetMemory(m.memory, false)
 }

@@ -137,13 +137,13 @@ var capitals = []byte{0x3c, 'a'}
 // breakGuest changes the machine of a backup.
 func (s *hostSpec) breakGuest(h *Host) {
 	var broken *vmm.Machine
-	for s.Break > 0 {
-		h.post(func() {
+	for left := s.Break; left > 0; {
+		h.inLoop(func() {
 			if h.replica == nil || h.replica.m == nil || h.replica.m == broken {
 				return
 			}
 			broken = h.replica.m
-			s.Break--
+			left--
 			memory := broken.Memory()
 			all, err := memory.Bytes(0, memory.Regions()[0].Bytes)
 			if err != nil {
@@ -346,6 +346,9 @@ func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest str
 	}()
 	t.Cleanup(func() {
 		h.kill()
+		if strings.Contains(h.errs.String(), "DATA RACE") { // of a test that was built to find them
+			t.Error("a host has a data race")
+		}
 		if t.Failed() {
 			t.Logf("host %d (%s) said\n%s\nand its guest %q", number, guest, h.errs, h.out)
 		}
