@@ -140,14 +140,15 @@ func (t *Transfer) writeDirty() error {
 // stands still. The log's first record is that after the ring's base.
 func (t *Transfer) Final(w io.Writer, log PairLog) error {
 	m := t.machine
-	if err := t.takeDirty(); err != nil {
-		return err
-	}
 	if err := m.attach(log); err != nil {
 		return err
 	}
+	// This comes before the pages: it completes the last exit, and a string input's bytes go to memory then.
 	state, err := m.capture()
 	if err != nil {
+		return err
+	}
+	if err := t.takeDirty(); err != nil {
 		return err
 	}
 	blob, err := json.Marshal(state)
