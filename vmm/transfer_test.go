@@ -43,18 +43,22 @@ func TestCutAtAStringInput(t *testing.T) {
 	if _, err := transfer.Round(&stream); err != nil {
 		t.Fatal(err)
 	}
-	err = g.Visit(func() {
-		log := PairLog{NewRing: func(base wire.Base) *wire.Ring { return wire.NewRing(wire.MinRing, base, nil) }, Hold: func(Output) {}}
-		if g.exit.Reason != kvm.ReasonIO || g.exit.IO.Write {
-			t.Errorf("the guest stands at %+v", g.exit)
+	cut := false
+	for !cut {
+		err = g.Visit(func() {
+			if g.exit.Reason != kvm.ReasonIO {
+				return // the host has taken the guest out
+			}
+			cut = true
+			log := PairLog{NewRing: func(base wire.Base) *wire.Ring { return wire.NewRing(wire.MinRing, base, nil) }, Hold: func(Output) {}}
+			if err := transfer.Final(&stream, log); err != nil {
+				t.Error(err)
+			}
+			compareReceived(t, g.Machine, &stream)
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if err := transfer.Final(&stream, log); err != nil {
-			t.Error(err)
-		}
-		compareReceived(t, g.Machine, &stream)
-	})
-	if err != nil {
-		t.Error(err)
 	}
 	g.Stop()
 	<-g.ended
