@@ -190,3 +190,23 @@ func TestHostsDialEachOther(t *testing.T) {
 		backup.errs.text(t, "state primary alone")
 	}
 }
+
+// A host that lost its guest and is told to run it again, as by whatever starts it at boot, does not take it from the host
+// that has its data, unless it is told so.
+func TestGuestIsNotStartedAnewElsewhere(t *testing.T) {
+	p := newPair(t, pair.RuleReceived)
+	backup := p.start(t, 1, "")
+	guest := p.start(t, 0, "uart-echo", backup.listen)
+	backup.errs.text(t, "state backup protected")
+	guest.kill()
+	backup.errs.text(t, "state primary alone term 2")
+	again := p.start(t, 0, "uart-echo", backup.listen)
+	again.errs.text(t, "another host had the guest last")
+	<-again.ended
+	backup.typed(t, "abc")
+	backup.out.text(t, "ABC")
+	p.take = true
+	taker := p.start(t, 0, "uart-echo", backup.listen)
+	taker.errs.text(t, "state primary protected term 3")
+	backup.errs.text(t, "fenced")
+}

@@ -157,6 +157,9 @@ func (h *Host) begin(ctx context.Context, role pair.Role, replica pair.Digest) e
 	if err != nil {
 		return fmt.Errorf("the arbiter: %w", err)
 	}
+	if role == pair.Primary && !h.c.TakeGuest && latest.Term > 0 && hostOf(latest.Owner) != hostOf(h.run+"-0") {
+		return fmt.Errorf("%w: guest %q is %q's since %s (term %d)", ErrElsewhere, h.c.Guest, hostOf(latest.Owner), latest.At.Format(time.RFC3339), latest.Term)
+	}
 	h.ctx = ctx
 	h.identity = pair.Identity{
 		Machine:       sha256.Sum256([]byte("tandem machine 1")),
@@ -173,6 +176,18 @@ func (h *Host) begin(ctx context.Context, role pair.Role, replica pair.Digest) e
 	h.status.Arbiter = asked
 	h.mu.Unlock()
 	return nil
+}
+
+// ErrElsewhere says that a guest is not started anew on a host that did not have it last: it may run on the other one, and its
+// latest data are there.
+var ErrElsewhere = errors.New("another host had the guest last")
+
+// hostOf returns the name of the host that an owner is a run of.
+func hostOf(owner string) string {
+	for range 2 { // the run's, and how many owners it has been
+		owner = owner[:max(0, strings.LastIndexByte(owner, '-'))]
+	}
+	return owner
 }
 
 // newNode begins this host's part, or begins it anew under another name.

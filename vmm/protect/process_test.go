@@ -55,6 +55,8 @@ type hostSpec struct {
 	// Break changes an instruction of the guest in a backup's memory, as a cosmic ray would, each time that it begins to follow,
 	// so many times.
 	Break int
+	// TakeGuest is Config's.
+	TakeGuest bool
 }
 
 func TestMain(m *testing.M) {
@@ -91,7 +93,7 @@ func (s *hostSpec) run() error {
 	go d.read()
 	h, err := New(Config{
 		System: system, Guest: "guest", Credentials: credentials, Arbiter: place, Listen: s.Listen, Peers: s.Peers, Rule: s.Rule,
-		Heartbeat: s.Heartbeat, HeartbeatPeer: s.HeartbeatPeer,
+		Heartbeat: s.Heartbeat, HeartbeatPeer: s.HeartbeatPeer, TakeGuest: s.TakeGuest,
 		Devices: d, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
@@ -266,6 +268,7 @@ type pairOfHosts struct {
 	arbiter string
 	rule    pair.Rule
 	beats   [2]string // the hosts' addresses of the second path, or ""
+	take    bool      // hosts that are started take the guest from whoever has it
 }
 
 func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
@@ -326,7 +329,7 @@ func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest str
 	t.Helper()
 	spec, err := json.Marshal(hostSpec{
 		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times,
-		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number],
+		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number], TakeGuest: p.take,
 	})
 	if err != nil {
 		t.Fatal(err)
