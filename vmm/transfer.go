@@ -193,15 +193,11 @@ func (m *Machine) LogOutput() {
 }
 
 // EndLog logs how the guest ended. Run has returned.
-func (m *Machine) EndLog(cause Cause, failure error) {
+func (m *Machine) EndLog(cause Cause) {
 	if m.recorder == nil {
 		return
 	}
 	m.commitOutputs(true)
-	if failure != nil {
-		m.recorder.End(wire.EndFailure, truncate(failure.Error(), wire.MaxMessage))
-		return
-	}
 	m.recorder.End(endCauses[cause], "")
 }
 

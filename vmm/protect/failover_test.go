@@ -210,3 +210,23 @@ func TestGuestIsNotStartedAnewElsewhere(t *testing.T) {
 	taker.errs.text(t, "state primary protected term 3")
 	backup.errs.text(t, "fenced")
 }
+
+// A host that can't run its guest any more leaves it to the backup, as if it had died.
+func TestGuestOutlivesItsHostsFailure(t *testing.T) {
+	p := newPair(t, pair.RuleReceived)
+	backup := p.start(t, 1, "")
+	guest := p.start(t, 0, "uart-echo", backup.listen)
+	backup.errs.text(t, "state backup protected")
+	guest.typed(t, "abc")
+	guest.out.text(t, "ABC")
+	if err := guest.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	guest.errs.text(t, "no vCPU")
+	guest.typed(t, "x")
+	guest.errs.text(t, "failed: ")
+	backup.errs.text(t, "state primary alone term 2")
+	backup.typed(t, "def\x04")
+	backup.out.text(t, "DEF")
+	backup.errs.text(t, "ended: the guest powered off")
+}

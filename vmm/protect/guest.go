@@ -94,11 +94,15 @@ func (g *guest) run() {
 	select {
 	case <-g.gone:
 	default:
-		g.m.EndLog(cause, err)
+		if err == nil { // a host that failed has not ended the guest: its log is a dead host's
+			g.m.EndLog(cause)
+		}
 		last := g.lastRecord()
 		h.post(func() {
 			g.ended = &ending{cause, err}
-			g.settledAt = last
+			if err == nil {
+				g.settledAt = last
+			}
 		})
 		<-g.gone
 	}
@@ -328,6 +332,11 @@ func (g *guest) settle(st pair.Status) {
 	if g.handed && quiet && st.State == pair.Protected && st.Received == st.Logged && g.host.end == nil {
 		g.host.event(false, "the guest is handed over to the backup")
 		g.host.end = &ending{cause: vmm.CauseStopped} // without a farewell: the backup takes the connection's end for a death
+		return
+	}
+	if g.ended != nil && g.ended.err != nil && st.State == pair.Protected && g.host.end == nil {
+		g.host.event(true, fmt.Sprintf("this host can't run the guest any more, the backup goes on with it: %v", g.ended.err))
+		g.host.end = g.ended // without a farewell, as above
 		return
 	}
 	if settled := g.settled; settled != nil && quiet {

@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tandem/boot"
 	"tandem/kvm"
 	"tandem/lockstep"
@@ -102,6 +104,7 @@ func (s *hostSpec) run() error {
 	fmt.Fprintln(os.Stderr, "listening on", h.Status().Listen)
 	go report(h)
 	go s.breakGuest(h)
+	go failGuest()
 	cause, err := s.play(h, system, d)
 	if err := errors.Join(err, h.Close(), d.console.Close()); err != nil {
 		return err
@@ -157,6 +160,25 @@ func (s *hostSpec) breakGuest(h *Host) {
 			fmt.Fprintln(os.Stderr, "broken")
 		})
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// failGuest makes the host fail its guest at a signal: it has no vCPU any more.
+func failGuest() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	<-signals
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		panic(err)
+	}
+	for fd := range 256 {
+		if what, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); strings.Contains(what, "kvm-vcpu") {
+			if err := unix.Dup3(int(null.Fd()), fd, unix.O_CLOEXEC); err != nil {
+				panic(err)
+			}
+			fmt.Fprintln(os.Stderr, "no vCPU")
+		}
 	}
 }
 
