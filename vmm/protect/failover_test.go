@@ -3,6 +3,7 @@ package protect
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -229,4 +230,43 @@ func TestGuestOutlivesItsHostsFailure(t *testing.T) {
 	backup.typed(t, "def\x04")
 	backup.out.text(t, "DEF")
 	backup.errs.text(t, "ended: the guest powered off")
+}
+
+// A backup that is told to leave while its primary is lost does so when it is clear who has the guest, which it may be.
+func TestBackupLeavesWhenItIsDecided(t *testing.T) {
+	p := newPair(t, pair.RuleReceived)
+	backup := p.start(t, 1, "")
+	guest := p.start(t, 0, "uart-echo", backup.listen)
+	backup.errs.text(t, "state backup protected")
+	guest.typed(t, "abc")
+	guest.out.text(t, "ABC")
+	away := p.arbiter + ".away"
+	if err := os.Rename(p.arbiter, away); err != nil {
+		t.Fatal(err)
+	}
+	guest.kill()
+	backup.errs.text(t, "no arbiter answers")
+	if err := backup.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(away, p.arbiter); err != nil {
+		t.Fatal(err)
+	}
+	backup.errs.text(t, "ended: stopped by the VMM")
+	if !strings.Contains(backup.errs.String(), "alone after live") {
+		t.Error("the guest was lost")
+	}
+}
+
+// A host can leave while the machine of a primary that has left still follows the log's rest.
+func TestHostLeavesBesideAParting(t *testing.T) {
+	h := &Host{}
+	r := &replica{host: h, pages: newFeed(func(int) {}), disks: newFeedOfParts(func(int) {}), gone: make(chan struct{})}
+	h.parting = r
+	h.abandon()
+	select {
+	case <-r.gone:
+	default:
+		t.Error("the machine was not let go")
+	}
 }

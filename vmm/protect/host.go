@@ -59,6 +59,7 @@ type Host struct {
 	pending  []pair.Event
 	stepping bool
 	leaving  time.Time // when this host's part was to end; zero: it goes on
+	deciding bool      // this host was told to leave while it may become the guest's only one
 	end      *ending   // how it ended
 
 	guest   *guest   // the machine of a host that is the guest
@@ -415,16 +416,25 @@ func (h *Host) guestEnded(r *replica) {
 // farewell.
 func (h *Host) leave() {
 	h.leaving = time.Now()
-	switch {
-	case h.guest != nil && h.node.Status().State == pair.Protected:
+	h.deciding = false
+	switch st := h.node.Status().State; {
+	case h.guest != nil && st == pair.Protected:
 		h.guest.handOver()
 		return
 	case h.guest != nil:
 		h.guest.m.Stop()
 		return
+	case takesOver(st): // what it has received may be on no other host's disks
+		h.deciding = true
+		return
 	}
 	h.step(pair.Ended{Text: "the host was told to leave"})
 	h.end = &ending{cause: vmm.CauseStopped}
+}
+
+// takesOver tells whether a host that follows is on its way to being the guest.
+func takesOver(s pair.State) bool {
+	return s == pair.Contending || s == pair.Paused || s == pair.Draining || s == pair.Live
 }
 
 // rejoin ends this host's part as a backup and begins it anew: its machine is not the guest's any more.
@@ -447,7 +457,11 @@ func (h *Host) settle() {
 	if st.State == pair.Joining && st.Role == pair.Backup && st.Conn == 0 {
 		h.conns.seek()
 	}
-	if !h.leaving.IsZero() && h.end == nil && time.Since(h.leaving) > endPatience {
+	if h.deciding && (h.guest != nil || !takesOver(st.State)) && h.end == nil {
+		h.leave()
+	}
+	// While a machine is being taken over it can't be closed.
+	if !h.leaving.IsZero() && h.end == nil && st.State != pair.Live && time.Since(h.leaving) > endPatience {
 		h.event(true, "the peer did not take this host's farewell in time")
 		h.end = &ending{cause: vmm.CauseStopped}
 	}
@@ -461,6 +475,10 @@ func (h *Host) settle() {
 // abandon lets everything go that is left at the end.
 func (h *Host) abandon() {
 	h.discard()
+	if r := h.parting; r != nil {
+		h.parting = nil
+		r.discard()
+	}
 	h.conns.close()
 }
 
