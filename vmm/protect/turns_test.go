@@ -156,3 +156,31 @@ func TestTransfersTakeTurns(t *testing.T) {
 	h.inLoop(func() { h.abortSync(2) })
 	<-second.over
 }
+
+// A primary that logs more behind its guest's end, and is lost, does not take its backup with it.
+func TestRecordsBehindTheEnd(t *testing.T) {
+	h := &Host{c: Config{Credentials: &link.Credentials{}}, identity: pair.Identity{Rule: pair.RuleReceived}}
+	h.newNode(pair.Backup, 0, pair.Digest{})
+	for _, e := range []pair.Event{
+		pair.Connected{Conn: 1},
+		pair.Received{Conn: 1, Term: 1, Message: &pair.Hello{Identity: h.identity, Condition: pair.Running, Owner: "other"}},
+		pair.Received{Conn: 1, Term: 1, Message: &pair.SyncBegin{Sync: 1}},
+		pair.Received{Conn: 1, Term: 1, Message: &pair.RoundEnd{Sync: 1, Round: 1, Final: true}},
+		pair.StateApplied{Sync: 1},
+		pair.Received{Conn: 1, Term: 1, Message: &pair.Records{First: 1, Count: 3}},
+		pair.Disconnected{Conn: 1},
+		pair.Arbitrated{Term: 2, Outcome: pair.Won},
+	} {
+		h.node.Step(e)
+	}
+	r := &replica{host: h, ended: &ending{cause: vmm.CauseLogEnd}}
+	r.used.Store(2)
+	h.stepping = true // what there is to do is looked at here
+	r.drained()
+	for _, e := range h.pending {
+		h.node.Step(e)
+	}
+	if st := h.node.Status(); st.State != pair.Live {
+		t.Errorf("the host is %v", st.State)
+	}
+}
