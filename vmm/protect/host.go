@@ -280,6 +280,11 @@ func (h *Host) tick() {
 	now := time.Now()
 	h.nowNS += min(now.Sub(h.ticked), maxTick).Nanoseconds()
 	h.ticked = now
+	st := h.node.Status()
+	if c := h.conns.open[st.Conn]; c != nil && (st.State == pair.Syncing || st.State == pair.Protected) && c.isFull() {
+		// There is more of the peer than this host has the time for: it must not be taken for dead before that is read.
+		h.step(pair.Received{Conn: c.id, Term: st.Term, Message: &pair.Beat{}})
+	}
 	h.step(pair.Tick{NowNS: h.nowNS})
 }
 

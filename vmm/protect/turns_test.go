@@ -157,9 +157,9 @@ func TestTransfersTakeTurns(t *testing.T) {
 	<-second.over
 }
 
-// A primary that logs more behind its guest's end, and is lost, does not take its backup with it.
-func TestRecordsBehindTheEnd(t *testing.T) {
-	h := &Host{c: Config{Credentials: &link.Credentials{}}, identity: pair.Identity{Rule: pair.RuleReceived}}
+// protectingHost is a host whose node believes that it follows a primary on connection 1.
+func protectingHost() *Host {
+	h := &Host{c: Config{Credentials: &link.Credentials{}, Log: slog.New(slog.DiscardHandler)}, identity: pair.Identity{Rule: pair.RuleReceived}}
 	h.newNode(pair.Backup, 0, pair.Digest{})
 	for _, e := range []pair.Event{
 		pair.Connected{Conn: 1},
@@ -167,6 +167,40 @@ func TestRecordsBehindTheEnd(t *testing.T) {
 		pair.Received{Conn: 1, Term: 1, Message: &pair.SyncBegin{Sync: 1}},
 		pair.Received{Conn: 1, Term: 1, Message: &pair.RoundEnd{Sync: 1, Round: 1, Final: true}},
 		pair.StateApplied{Sync: 1},
+	} {
+		h.node.Step(e)
+	}
+	return h
+}
+
+// A backup that has so much to do that it does not read on must not take its primary for dead.
+func TestUnreadPrimaryIsAlive(t *testing.T) {
+	h := protectingHost()
+	c := &conn{host: h, id: 1, unread: readAhead + 1}
+	c.changed = sync.NewCond(&c.mu)
+	h.conns.open = map[pair.Conn]*conn{1: c}
+	read := make(chan bool)
+	go func() { read <- c.room(1) }()
+	for limit := time.Now().Add(deadline); !c.isFull(); {
+		if time.Now().After(limit) {
+			t.Fatal("the reader reads on")
+		}
+	}
+	for range 100 {
+		h.ticked = time.Now().Add(-maxTick)
+		h.tick()
+	}
+	if st := h.node.Status(); st.State != pair.Protected {
+		t.Errorf("the backup is %v", st.State)
+	}
+	c.taken(readAhead)
+	<-read
+}
+
+// A primary that logs more behind its guest's end, and is lost, does not take its backup with it.
+func TestRecordsBehindTheEnd(t *testing.T) {
+	h := protectingHost()
+	for _, e := range []pair.Event{
 		pair.Received{Conn: 1, Term: 1, Message: &pair.Records{First: 1, Count: 3}},
 		pair.Disconnected{Conn: 1},
 		pair.Arbitrated{Term: 2, Outcome: pair.Won},
