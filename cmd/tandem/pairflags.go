@@ -54,7 +54,7 @@ func (f *pairFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.arbiter, "arbiter", "", "who decides which host goes on when they lose each other: `file:/FOLDER` on shared storage, etcd:http://HOST:2379[,...], or unsafe-none")
 	flags.StringVar(&f.listen, "listen", "", "`[ADDR]:PORT` at which a peer's connection is taken")
 	flags.StringVar(&f.heartbeat, "heartbeat", "", "local UDP `[ADDR]:PORT` of the second path, best on another network (default that of --listen, or any port)")
-	flags.StringVar(&f.heartbeatPeer, "heartbeat-peer", "", "the peer's `ADDR:PORT` of the second path (default that of --backup, or learned)")
+	flags.StringVar(&f.heartbeatPeer, "heartbeat-peer", "", "the peer's `ADDR:PORT` of the second path (default that of the connection that is dialled, or learned)")
 	flags.StringVar(&f.release, "release", releaseReceived, "when output may leave: once the backup has `received` all that led to it, or verified it by executing it")
 	flags.DurationVar(&f.detect, "detect", time.Duration(pair.DefaultConfig().DetectNS), "how long a peer may be silent on both paths before it is lost")
 	flags.StringVar(&f.control, "control", "", "control `socket` for tandem status and tandem protect (default GUEST.sock in /run/tandem, or in $XDG_RUNTIME_DIR/tandem)")
@@ -140,9 +140,6 @@ func (s *pairSpec) readAddresses(f *pairFlags) error {
 	}
 	if c.Heartbeat == "" {
 		c.Heartbeat = ":0"
-	}
-	if c.HeartbeatPeer == "" && len(f.peers) == 1 {
-		c.HeartbeatPeer = f.peers[0]
 	}
 	return nil
 }
