@@ -187,11 +187,9 @@ func (g *guest) hold(o vmm.Output) {
 	heavy := g.heldBytes > maxHeldBytes && !g.heavy
 	if heavy {
 		g.heavy = true
+		g.m.SetPace(vmm.StalledPace) // under the lock, so that applyPace does not undo it
 	}
 	g.mu.Unlock()
-	if heavy {
-		g.m.SetPace(vmm.StalledPace)
-	}
 }
 
 // newRing makes the log when a transfer cuts the machine off. It is called by the machine's goroutine.
@@ -301,10 +299,9 @@ func (g *guest) setPace(s pair.Speed) {
 // applyPace gives the machine the slower of what the pair wants and what its output allows.
 func (g *guest) applyPace() {
 	g.mu.Lock()
-	heavy := g.heavy
-	g.mu.Unlock()
+	defer g.mu.Unlock()
 	switch {
-	case heavy || g.pace == pair.Stalled:
+	case g.heavy || g.pace == pair.Stalled:
 		g.m.SetPace(vmm.StalledPace)
 	case g.pace == pair.Slow:
 		g.m.SetPace(vmm.SlowPace)
