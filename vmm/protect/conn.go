@@ -68,6 +68,11 @@ type conn struct {
 func (cs *connections) accept(ctx context.Context, l *link.Listener) {
 	for {
 		c, err := l.Accept(ctx)
+		if err != nil && ctx.Err() == nil {
+			cs.host.post(func() {
+				cs.host.event(true, fmt.Sprintf("this host takes no peer's connection any more, and must be started again for that: %v", err))
+			})
+		}
 		if err != nil {
 			return
 		}

@@ -204,6 +204,9 @@ func (h *Host) newNode(role pair.Role, term uint64, replica pair.Digest) {
 	}
 	c.BeatNS = c.DetectNS / beatsToMiss
 	h.node = pair.New(c)
+	if role == pair.Backup {
+		h.step(pair.Tick{NowNS: h.nowNS}) // a peer that comes before the next tick was not silent since time began
+	}
 	h.mu.Lock()
 	h.status.Owner = c.Owner
 	h.mu.Unlock()

@@ -218,3 +218,16 @@ func TestRecordsBehindTheEnd(t *testing.T) {
 		t.Errorf("the host is %v", st.State)
 	}
 }
+
+// A host that begins its part anew does not take a peer that comes at once for one that was always silent.
+func TestPeerOfANewPart(t *testing.T) {
+	h := protectingHost()
+	h.nowNS = time.Hour.Nanoseconds()
+	h.newNode(pair.Backup, 1, pair.Digest{})
+	h.node.Step(pair.Connected{Conn: 2})
+	h.ticked = time.Now()
+	h.tick()
+	if st := h.node.Status(); st.Conn != 2 {
+		t.Error("the peer was given up")
+	}
+}
