@@ -26,7 +26,7 @@ type VCPU struct {
 	area []byte
 	run  *runPage
 
-	// thread is the id of the thread inside Run, or 0. Invariant: while it is not 0 the run area is mapped.
+	// thread is the id of the thread that runs the vCPU, or 0. Invariant: while it is not 0 the run area is mapped.
 	thread atomic.Int32
 	// kicked is what immediate_exit was last asked to be by Kick and ClearKick, whatever Complete does with the flag.
 	kicked atomic.Bool
@@ -49,6 +49,10 @@ func (c *VCPU) Close() error {
 	c.closed = true
 	return errors.Join(opError("munmap", unix.Munmap(c.area)), opError("close", unix.Close(c.fd)))
 }
+
+// Adopt makes the calling thread the one that runs the vCPU from now on, and that kicks go to. Without it that is the first
+// that calls Run.
+func (c *VCPU) Adopt() { c.thread.Store(int32(unix.Gettid())) }
 
 // Run enters the guest until the next exit and decodes it into e. A signal or a kick is ReasonInterrupted, not an
 // error.
@@ -132,7 +136,7 @@ func (c *VCPU) Kick() {
 	c.kicked.Store(true)
 	c.run.setImmediateExit(true)
 	if tid := c.thread.Load(); tid != 0 {
-		// The thread cannot have ended: it owns the vCPU, which is not closed.
+		// A thread that has ended is not in the guest: whoever runs the vCPU next adopts it, and sees the flag.
 		_ = unix.Tgkill(unix.Getpid(), int(tid), kickSignal)
 	}
 }

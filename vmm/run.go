@@ -15,6 +15,7 @@ import (
 func (m *Machine) Run() (Cause, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	m.vcpu.Adopt() // it may have been run before, to follow a peer
 	m.vcpu.SetSync(kvm.SyncRegs)
 	m.ended = 0
 	m.visitors.open()

@@ -140,14 +140,15 @@ func (t *Transfer) writeDirty() error {
 // stands still. The log's first record is that after the ring's base.
 func (t *Transfer) Final(w io.Writer, log PairLog) error {
 	m := t.machine
-	if err := t.takeDirty(); err != nil {
-		return err
-	}
 	if err := m.attach(log); err != nil {
 		return err
 	}
+	// This comes before the pages: it completes the last exit, and a string input's bytes go to memory then.
 	state, err := m.capture()
 	if err != nil {
+		return err
+	}
+	if err := t.takeDirty(); err != nil {
 		return err
 	}
 	blob, err := json.Marshal(state)
@@ -190,15 +191,11 @@ func (m *Machine) LogOutput() {
 }
 
 // EndLog logs how the guest ended. Run has returned.
-func (m *Machine) EndLog(cause Cause, failure error) {
+func (m *Machine) EndLog(cause Cause) {
 	if m.recorder == nil {
 		return
 	}
 	m.commitOutputs(true)
-	if failure != nil {
-		m.recorder.End(wire.EndFailure, truncate(failure.Error(), wire.MaxMessage))
-		return
-	}
 	m.recorder.End(endCauses[cause], "")
 }
 
@@ -208,7 +205,7 @@ func (m *Machine) Detach() error {
 	if m.recorder == nil {
 		return m.vm.SetMemory(m.memory, false)
 	}
-	m.live = m.recorder.Detach(m.kick)
+	m.recorder.Detach(m.kick) // the live door is the machine's already, and others may be at it
 	m.door, m.recorder, m.digested, m.pageWriter = m.live, nil, false, nil
 	return m.vm.SetMemory(m.memory, false)
 }

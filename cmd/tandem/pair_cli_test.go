@@ -236,3 +236,22 @@ func TestArbiterInit(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSecondPathFollowsTheConnection: the peer of a second path is the host that was dialled. A guest that is given another
+// backup later would send its heartbeats to the first one else.
+func TestSecondPathFollowsTheConnection(t *testing.T) {
+	f := pairFlags{
+		guest: "mail", keys: testKeys(t), arbiter: "unsafe-none", peers: []string{"b:7400"}, release: releaseReceived,
+		detect: minDetect, control: "s", logFormat: logText,
+	}
+	for _, peer := range []string{"", "b:7500"} {
+		f.heartbeatPeer = peer
+		spec, err := f.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if spec.config.HeartbeatPeer != peer {
+			t.Errorf("--heartbeat-peer %q: heartbeats go to %q", peer, spec.config.HeartbeatPeer)
+		}
+	}
+}

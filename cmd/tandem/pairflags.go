@@ -27,6 +27,7 @@ type pairFlags struct {
 	release                      string
 	detect                       time.Duration
 	control, logFormat           string
+	takeGuest                    bool
 }
 
 // defaultGuest is what a guest is called that was given no name.
@@ -53,7 +54,7 @@ func (f *pairFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.arbiter, "arbiter", "", "who decides which host goes on when they lose each other: `file:/FOLDER` on shared storage, etcd:http://HOST:2379[,...], or unsafe-none")
 	flags.StringVar(&f.listen, "listen", "", "`[ADDR]:PORT` at which a peer's connection is taken")
 	flags.StringVar(&f.heartbeat, "heartbeat", "", "local UDP `[ADDR]:PORT` of the second path, best on another network (default that of --listen, or any port)")
-	flags.StringVar(&f.heartbeatPeer, "heartbeat-peer", "", "the peer's `ADDR:PORT` of the second path (default that of --backup, or learned)")
+	flags.StringVar(&f.heartbeatPeer, "heartbeat-peer", "", "the peer's `ADDR:PORT` of the second path (default that of the connection that is dialled, or learned)")
 	flags.StringVar(&f.release, "release", releaseReceived, "when output may leave: once the backup has `received` all that led to it, or verified it by executing it")
 	flags.DurationVar(&f.detect, "detect", time.Duration(pair.DefaultConfig().DetectNS), "how long a peer may be silent on both paths before it is lost")
 	flags.StringVar(&f.control, "control", "", "control `socket` for tandem status and tandem protect (default GUEST.sock in /run/tandem, or in $XDG_RUNTIME_DIR/tandem)")
@@ -63,6 +64,7 @@ func (f *pairFlags) register(cmd *cobra.Command) {
 // registerBackup adds what a primary has beside that.
 func (f *pairFlags) registerBackup(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVar(&f.peers, "backup", nil, "protect the guest: `ADDR:PORT` of the host where tandem backup listens; more with commas are tried in turn")
+	cmd.Flags().BoolVar(&f.takeGuest, "take-guest", false, "start the guest anew although another host had it last: that host is fenced, and what was written there since is lost")
 }
 
 // registerPeer adds what a backup has beside that.
@@ -77,7 +79,7 @@ func (f *pairFlags) given(cmd *cobra.Command) (bool, error) {
 			return true, nil
 		}
 	}
-	for _, name := range []string{"keys", "arbiter", "heartbeat", "heartbeat-peer", "release", "detect", "log-format"} {
+	for _, name := range []string{"keys", "arbiter", "heartbeat", "heartbeat-peer", "release", "detect", "log-format", "take-guest"} {
 		if cmd.Flags().Changed(name) {
 			return false, fmt.Errorf("--%s is for a guest that can be protected: name it with --guest, or its backup with --backup", name)
 		}
@@ -97,7 +99,7 @@ type pairSpec struct {
 
 func (f *pairFlags) read() (*pairSpec, error) {
 	s := &pairSpec{config: protect.Config{
-		Guest: f.guest, Listen: f.listen, Peers: f.peers, Heartbeat: f.heartbeat, HeartbeatPeer: f.heartbeatPeer, Detect: f.detect,
+		Guest: f.guest, Listen: f.listen, Peers: f.peers, Heartbeat: f.heartbeat, HeartbeatPeer: f.heartbeatPeer, Detect: f.detect, TakeGuest: f.takeGuest,
 	}}
 	if err := arbiter.CheckGuest(f.guest); err != nil {
 		return nil, fmt.Errorf("--guest: %w", err)
@@ -138,9 +140,6 @@ func (s *pairSpec) readAddresses(f *pairFlags) error {
 	}
 	if c.Heartbeat == "" {
 		c.Heartbeat = ":0"
-	}
-	if c.HeartbeatPeer == "" && len(f.peers) == 1 {
-		c.HeartbeatPeer = f.peers[0]
 	}
 	return nil
 }

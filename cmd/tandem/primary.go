@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"runtime/debug"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"tandem/kvm"
 	"tandem/vmm"
+	"tandem/vmm/protect"
 )
 
 // readPair reads the flags of a guest that is, or can be, protected, if there are any.
@@ -36,6 +38,9 @@ func (s *session) runPrimary(system *kvm.System, g *guest, c *console) (cause vm
 		return 0, err
 	}
 	cause, err = p.host.RunPrimary(p.ctx, m) // closes the machine
+	if errors.Is(err, protect.ErrElsewhere) {
+		return 0, usage(fmt.Errorf("%w: its data are there; start `tandem backup` here, or give --take-guest if that host is gone for good", err))
+	}
 	if err != nil {
 		return 0, failure(err)
 	}

@@ -76,7 +76,8 @@ func newRunCommand() *cobra.Command {
 With --backup the guest is protected: another host follows it (tandem backup there) and goes on with it when this one is
 lost. With --guest, --listen or --control it can be protected later (tandem protect). Both need --keys and --arbiter. A
 signal then ends this host's part in order, and the backup goes on with the guest at once. A host whose guest went on
-elsewhere does not end: it waits as a backup.
+elsewhere does not end: it waits as a backup. One that is started again after that must be started as one, with tandem backup:
+run starts a guest anew only on the host that had it last, unless it is told to with --take-guest.
 
 Exit status:
 ` + statusHelp,

@@ -26,6 +26,9 @@ const (
 	// exporterLabel separates the heartbeats' keys from any other use of the connection's (RFC 8446 §7.5).
 	exporterLabel = "EXPORTER-tandem-heartbeat-1"
 	beatKeySize   = 32
+
+	// beatPatience is how long Send waits for the network to take a heartbeat.
+	beatPatience = 10 * time.Millisecond
 )
 
 // ErrNoPeerAddress says that no heartbeat has come yet that would tell where to send one.
@@ -102,6 +105,8 @@ func (h *Heartbeat) Send(payload []byte) error {
 	}
 	datagram := h.sealer.seal(payload)
 	h.mu.Unlock()
+	// Whoever sends has more to do: a network that takes nothing costs no more than this.
+	_ = h.socket.SetWriteDeadline(time.Now().Add(beatPatience))
 	if _, err := h.socket.WriteTo(datagram, peer); err != nil {
 		return fmt.Errorf("link: sending a heartbeat: %w", err)
 	}

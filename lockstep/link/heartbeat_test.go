@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 )
@@ -131,4 +132,30 @@ func FuzzHeartbeat(f *testing.F) {
 			t.Error("taken twice")
 		}
 	})
+}
+
+// stuckSocket is on a network that takes nothing.
+type stuckSocket struct {
+	net.PacketConn
+	until time.Time // the deadline
+}
+
+func (s *stuckSocket) SetWriteDeadline(t time.Time) error {
+	s.until = t
+	return nil
+}
+
+func (s *stuckSocket) WriteTo([]byte, net.Addr) (int, error) { return 0, os.ErrDeadlineExceeded }
+
+// TestStuckHeartbeat: who sends heartbeats does other things too, and must not wait for the second path's network.
+func TestStuckHeartbeat(t *testing.T) {
+	a, _ := newSite(t).join(t)
+	socket := &stuckSocket{PacketConn: udp(t)}
+	h, err := a.OpenHeartbeat(socket, netip.MustParseAddrPort("127.0.0.1:1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Send(nil); !errors.Is(err, os.ErrDeadlineExceeded) || socket.until.IsZero() {
+		t.Errorf("%v, with the deadline %v", err, socket.until)
+	}
 }

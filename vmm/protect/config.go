@@ -22,6 +22,9 @@ type Config struct {
 	Arbiter     arbiter.Arbiter
 	// UnsafeWithoutArbiter lets a host that lost its peer be the guest without asking anyone: a partition makes two.
 	UnsafeWithoutArbiter bool
+	// TakeGuest lets RunPrimary start the guest anew although another host had it last. That host is fenced, and what the
+	// guest has written there since is lost.
+	TakeGuest bool
 	// Listen is the TCP address that takes a peer's connection; "" takes none.
 	Listen string
 	// Peers are the TCP addresses that are dialled, in turn, while there is no peer.

@@ -60,6 +60,7 @@ type conn struct {
 	queue   [][]byte
 	queued  int  // bytes of queue
 	unread  int  // bytes received and not taken
+	full    bool // nothing more is read until some are taken
 	closing bool // nothing is queued any more
 	over    bool // the connection has ended
 }
@@ -67,6 +68,11 @@ type conn struct {
 func (cs *connections) accept(ctx context.Context, l *link.Listener) {
 	for {
 		c, err := l.Accept(ctx)
+		if err != nil && ctx.Err() == nil {
+			cs.host.post(func() {
+				cs.host.event(true, fmt.Sprintf("this host takes no peer's connection any more, and must be started again for that: %v", err))
+			})
+		}
 		if err != nil {
 			return
 		}
@@ -382,10 +388,19 @@ func (c *conn) room(n int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.unread > readAhead && !c.over && !c.closing {
+		c.full = true
 		c.changed.Wait()
 	}
+	c.full = false
 	c.unread += n
 	return !c.over && !c.closing
+}
+
+// isFull tells whether what the peer sends is left unread, so that its silence is this host's own doing.
+func (c *conn) isFull() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.full
 }
 
 // taken says that n bytes of messages are kept no longer.

@@ -3,6 +3,7 @@ package protect
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -188,5 +189,84 @@ func TestHostsDialEachOther(t *testing.T) {
 		}
 		guest.kill()
 		backup.errs.text(t, "state primary alone")
+	}
+}
+
+// A host that lost its guest and is told to run it again, as by whatever starts it at boot, does not take it from the host
+// that has its data, unless it is told so.
+func TestGuestIsNotStartedAnewElsewhere(t *testing.T) {
+	p := newPair(t, pair.RuleReceived)
+	backup := p.start(t, 1, "")
+	guest := p.start(t, 0, "uart-echo", backup.listen)
+	backup.errs.text(t, "state backup protected")
+	guest.kill()
+	backup.errs.text(t, "state primary alone term 2")
+	again := p.start(t, 0, "uart-echo", backup.listen)
+	again.errs.text(t, "another host had the guest last")
+	<-again.ended
+	backup.typed(t, "abc")
+	backup.out.text(t, "ABC")
+	p.take = true
+	taker := p.start(t, 0, "uart-echo", backup.listen)
+	taker.errs.text(t, "state primary protected term 3")
+	backup.errs.text(t, "fenced")
+}
+
+// A host that can't run its guest any more leaves it to the backup, as if it had died.
+func TestGuestOutlivesItsHostsFailure(t *testing.T) {
+	p := newPair(t, pair.RuleReceived)
+	backup := p.start(t, 1, "")
+	guest := p.start(t, 0, "uart-echo", backup.listen)
+	backup.errs.text(t, "state backup protected")
+	guest.typed(t, "abc")
+	guest.out.text(t, "ABC")
+	if err := guest.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	guest.errs.text(t, "no vCPU")
+	guest.typed(t, "x")
+	guest.errs.text(t, "failed: ")
+	backup.errs.text(t, "state primary alone term 2")
+	backup.typed(t, "def\x04")
+	backup.out.text(t, "DEF")
+	backup.errs.text(t, "ended: the guest powered off")
+}
+
+// A backup that is told to leave while its primary is lost does so when it is clear who has the guest, which it may be.
+func TestBackupLeavesWhenItIsDecided(t *testing.T) {
+	p := newPair(t, pair.RuleReceived)
+	backup := p.start(t, 1, "")
+	guest := p.start(t, 0, "uart-echo", backup.listen)
+	backup.errs.text(t, "state backup protected")
+	guest.typed(t, "abc")
+	guest.out.text(t, "ABC")
+	away := p.arbiter + ".away"
+	if err := os.Rename(p.arbiter, away); err != nil {
+		t.Fatal(err)
+	}
+	guest.kill()
+	backup.errs.text(t, "no arbiter answers")
+	if err := backup.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(away, p.arbiter); err != nil {
+		t.Fatal(err)
+	}
+	backup.errs.text(t, "ended: stopped by the VMM")
+	if !strings.Contains(backup.errs.String(), "alone after live") {
+		t.Error("the guest was lost")
+	}
+}
+
+// A host can leave while the machine of a primary that has left still follows the log's rest.
+func TestHostLeavesBesideAParting(t *testing.T) {
+	h := &Host{}
+	r := &replica{host: h, pages: newFeed(func(int) {}), disks: newFeedOfParts(func(int) {}), gone: make(chan struct{})}
+	h.parting = r
+	h.abandon()
+	select {
+	case <-r.gone:
+	default:
+		t.Error("the machine was not let go")
 	}
 }

@@ -33,6 +33,7 @@ type guest struct {
 	running bool          // Run has been called
 	resume  chan struct{} // not nil while the guest stands still; closing it lets it go on
 	sync    *transfer     // the state transfer that is under way, or nil
+	logging chan struct{} // closed when nobody is at work to begin or to end the log; nil: nobody was
 	ended   *ending       // how Run has returned
 	pace    pair.Speed
 
@@ -93,11 +94,15 @@ func (g *guest) run() {
 	select {
 	case <-g.gone:
 	default:
-		g.m.EndLog(cause, err)
+		if err == nil { // a host that failed has not ended the guest: its log is a dead host's
+			g.m.EndLog(cause)
+		}
 		last := g.lastRecord()
 		h.post(func() {
 			g.ended = &ending{cause, err}
-			g.settledAt = last
+			if err == nil {
+				g.settledAt = last
+			}
 		})
 		<-g.gone
 	}
@@ -182,11 +187,9 @@ func (g *guest) hold(o vmm.Output) {
 	heavy := g.heldBytes > maxHeldBytes && !g.heavy
 	if heavy {
 		g.heavy = true
+		g.m.SetPace(vmm.StalledPace) // under the lock, so that applyPace does not undo it
 	}
 	g.mu.Unlock()
-	if heavy {
-		g.m.SetPace(vmm.StalledPace)
-	}
 }
 
 // newRing makes the log when a transfer cuts the machine off. It is called by the machine's goroutine.
@@ -296,10 +299,9 @@ func (g *guest) setPace(s pair.Speed) {
 // applyPace gives the machine the slower of what the pair wants and what its output allows.
 func (g *guest) applyPace() {
 	g.mu.Lock()
-	heavy := g.heavy
-	g.mu.Unlock()
+	defer g.mu.Unlock()
 	switch {
-	case heavy || g.pace == pair.Stalled:
+	case g.heavy || g.pace == pair.Stalled:
 		g.m.SetPace(vmm.StalledPace)
 	case g.pace == pair.Slow:
 		g.m.SetPace(vmm.SlowPace)
@@ -329,6 +331,11 @@ func (g *guest) settle(st pair.Status) {
 		g.host.end = &ending{cause: vmm.CauseStopped} // without a farewell: the backup takes the connection's end for a death
 		return
 	}
+	if g.ended != nil && g.ended.err != nil && st.State == pair.Protected && g.host.end == nil {
+		g.host.event(true, fmt.Sprintf("this host can't run the guest any more, the backup goes on with it: %v", g.ended.err))
+		g.host.end = g.ended // without a farewell, as above
+		return
+	}
 	if settled := g.settled; settled != nil && quiet {
 		g.settled = nil
 		g.host.release.add(func() { close(settled) }) // behind what is on its way to a console
@@ -337,7 +344,7 @@ func (g *guest) settle(st pair.Status) {
 		g.finish()
 		return
 	}
-	if st.State == pair.Alone && !st.Gated && g.attached && !g.detaching && g.ended == nil && g.sync == nil {
+	if st.State == pair.Alone && !st.Gated && g.attached && !g.detaching && g.ended == nil {
 		g.detach()
 	}
 }
@@ -354,11 +361,26 @@ func (g *guest) finish() {
 	h.step(pair.Ended{Text: text})
 }
 
+// takeTurn lets those take turns who begin or end the machine's log and the watch over its memory and disks: what one that
+// was given up takes or ends late is lost to the next. before is closed when it is the caller's turn, who closes over.
+func (g *guest) takeTurn() (before <-chan struct{}, over chan struct{}) {
+	last := g.logging
+	if last == nil {
+		last = make(chan struct{})
+		close(last)
+	}
+	g.logging = make(chan struct{})
+	return last, g.logging
+}
+
 // detach ends the log of a guest that has no backup any more.
 func (g *guest) detach() {
 	h := g.host
 	g.detaching = true
+	before, over := g.takeTurn()
 	h.wait.Go(func() {
+		defer close(over)
+		<-before
 		_ = g.m.Visit(func() { // a guest that has ended needs no detaching
 			g.m.LogOutput()
 			settled := make(chan struct{})

@@ -59,6 +59,7 @@ type Host struct {
 	pending  []pair.Event
 	stepping bool
 	leaving  time.Time // when this host's part was to end; zero: it goes on
+	deciding bool      // this host was told to leave while it may become the guest's only one
 	end      *ending   // how it ended
 
 	guest   *guest   // the machine of a host that is the guest
@@ -157,6 +158,9 @@ func (h *Host) begin(ctx context.Context, role pair.Role, replica pair.Digest) e
 	if err != nil {
 		return fmt.Errorf("the arbiter: %w", err)
 	}
+	if role == pair.Primary && !h.c.TakeGuest && latest.Term > 0 && hostOf(latest.Owner) != hostOf(h.run+"-0") {
+		return fmt.Errorf("%w: guest %q is %q's since %s (term %d)", ErrElsewhere, h.c.Guest, hostOf(latest.Owner), latest.At.Format(time.RFC3339), latest.Term)
+	}
 	h.ctx = ctx
 	h.identity = pair.Identity{
 		Machine:       sha256.Sum256([]byte("tandem machine 1")),
@@ -169,8 +173,22 @@ func (h *Host) begin(ctx context.Context, role pair.Role, replica pair.Digest) e
 		h.event(false, fmt.Sprintf("%q had term %d since %s: it is fenced now if it still runs the guest", latest.Owner, latest.Term, latest.At.Format(time.RFC3339)))
 	}
 	h.newNode(role, latest.Term, replica)
+	h.mu.Lock()
 	h.status.Arbiter = asked
+	h.mu.Unlock()
 	return nil
+}
+
+// ErrElsewhere says that a guest is not started anew on a host that did not have it last: it may run on the other one, and its
+// latest data are there.
+var ErrElsewhere = errors.New("another host had the guest last")
+
+// hostOf returns the name of the host that an owner is a run of.
+func hostOf(owner string) string {
+	for range 2 { // the run's, and how many owners it has been
+		owner = owner[:max(0, strings.LastIndexByte(owner, '-'))]
+	}
+	return owner
 }
 
 // newNode begins this host's part, or begins it anew under another name.
@@ -186,6 +204,9 @@ func (h *Host) newNode(role pair.Role, term uint64, replica pair.Digest) {
 	}
 	c.BeatNS = c.DetectNS / beatsToMiss
 	h.node = pair.New(c)
+	if role == pair.Backup {
+		h.step(pair.Tick{NowNS: h.nowNS}) // a peer that comes before the next tick was not silent since time began
+	}
 	h.mu.Lock()
 	h.status.Owner = c.Owner
 	h.mu.Unlock()
@@ -262,6 +283,11 @@ func (h *Host) tick() {
 	now := time.Now()
 	h.nowNS += min(now.Sub(h.ticked), maxTick).Nanoseconds()
 	h.ticked = now
+	st := h.node.Status()
+	if c := h.conns.open[st.Conn]; c != nil && (st.State == pair.Syncing || st.State == pair.Protected) && c.isFull() {
+		// There is more of the peer than this host has the time for: it must not be taken for dead before that is read.
+		h.step(pair.Received{Conn: c.id, Term: st.Term, Message: &pair.Beat{}})
+	}
 	h.step(pair.Tick{NowNS: h.nowNS})
 }
 
@@ -398,16 +424,25 @@ func (h *Host) guestEnded(r *replica) {
 // farewell.
 func (h *Host) leave() {
 	h.leaving = time.Now()
-	switch {
-	case h.guest != nil && h.node.Status().State == pair.Protected:
+	h.deciding = false
+	switch st := h.node.Status().State; {
+	case h.guest != nil && st == pair.Protected:
 		h.guest.handOver()
 		return
 	case h.guest != nil:
 		h.guest.m.Stop()
 		return
+	case takesOver(st): // what it has received may be on no other host's disks
+		h.deciding = true
+		return
 	}
 	h.step(pair.Ended{Text: "the host was told to leave"})
 	h.end = &ending{cause: vmm.CauseStopped}
+}
+
+// takesOver tells whether a host that follows is on its way to being the guest.
+func takesOver(s pair.State) bool {
+	return s == pair.Contending || s == pair.Paused || s == pair.Draining || s == pair.Live
 }
 
 // rejoin ends this host's part as a backup and begins it anew: its machine is not the guest's any more.
@@ -430,7 +465,11 @@ func (h *Host) settle() {
 	if st.State == pair.Joining && st.Role == pair.Backup && st.Conn == 0 {
 		h.conns.seek()
 	}
-	if !h.leaving.IsZero() && h.end == nil && time.Since(h.leaving) > endPatience {
+	if h.deciding && (h.guest != nil || !takesOver(st.State)) && h.end == nil {
+		h.leave()
+	}
+	// While a machine is being taken over it can't be closed.
+	if !h.leaving.IsZero() && h.end == nil && st.State != pair.Live && time.Since(h.leaving) > endPatience {
 		h.event(true, "the peer did not take this host's farewell in time")
 		h.end = &ending{cause: vmm.CauseStopped}
 	}
@@ -444,6 +483,10 @@ func (h *Host) settle() {
 // abandon lets everything go that is left at the end.
 func (h *Host) abandon() {
 	h.discard()
+	if r := h.parting; r != nil {
+		h.parting = nil
+		r.discard()
+	}
 	h.conns.close()
 }
 

@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tandem/boot"
 	"tandem/kvm"
 	"tandem/lockstep"
@@ -55,6 +57,8 @@ type hostSpec struct {
 	// Break changes an instruction of the guest in a backup's memory, as a cosmic ray would, each time that it begins to follow,
 	// so many times.
 	Break int
+	// TakeGuest is Config's.
+	TakeGuest bool
 }
 
 func TestMain(m *testing.M) {
@@ -91,7 +95,7 @@ func (s *hostSpec) run() error {
 	go d.read()
 	h, err := New(Config{
 		System: system, Guest: "guest", Credentials: credentials, Arbiter: place, Listen: s.Listen, Peers: s.Peers, Rule: s.Rule,
-		Heartbeat: s.Heartbeat, HeartbeatPeer: s.HeartbeatPeer,
+		Heartbeat: s.Heartbeat, HeartbeatPeer: s.HeartbeatPeer, TakeGuest: s.TakeGuest,
 		Devices: d, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
@@ -100,6 +104,7 @@ func (s *hostSpec) run() error {
 	fmt.Fprintln(os.Stderr, "listening on", h.Status().Listen)
 	go report(h)
 	go s.breakGuest(h)
+	go failGuest()
 	cause, err := s.play(h, system, d)
 	if err := errors.Join(err, h.Close(), d.console.Close()); err != nil {
 		return err
@@ -137,13 +142,13 @@ var capitals = []byte{0x3c, 'a'}
 // breakGuest changes the machine of a backup.
 func (s *hostSpec) breakGuest(h *Host) {
 	var broken *vmm.Machine
-	for s.Break > 0 {
-		h.post(func() {
+	for left := s.Break; left > 0; {
+		h.inLoop(func() {
 			if h.replica == nil || h.replica.m == nil || h.replica.m == broken {
 				return
 			}
 			broken = h.replica.m
-			s.Break--
+			left--
 			memory := broken.Memory()
 			all, err := memory.Bytes(0, memory.Regions()[0].Bytes)
 			if err != nil {
@@ -155,6 +160,25 @@ func (s *hostSpec) breakGuest(h *Host) {
 			fmt.Fprintln(os.Stderr, "broken")
 		})
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// failGuest makes the host fail its guest at a signal: it has no vCPU any more.
+func failGuest() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	<-signals
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		panic(err)
+	}
+	for fd := range 256 {
+		if what, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); strings.Contains(what, "kvm-vcpu") {
+			if err := unix.Dup3(int(null.Fd()), fd, unix.O_CLOEXEC); err != nil {
+				panic(err)
+			}
+			fmt.Fprintln(os.Stderr, "no vCPU")
+		}
 	}
 }
 
@@ -266,6 +290,7 @@ type pairOfHosts struct {
 	arbiter string
 	rule    pair.Rule
 	beats   [2]string // the hosts' addresses of the second path, or ""
+	take    bool      // hosts that are started take the guest from whoever has it
 }
 
 func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
@@ -326,7 +351,7 @@ func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest str
 	t.Helper()
 	spec, err := json.Marshal(hostSpec{
 		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times,
-		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number],
+		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number], TakeGuest: p.take,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -346,6 +371,9 @@ func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest str
 	}()
 	t.Cleanup(func() {
 		h.kill()
+		if strings.Contains(h.errs.String(), "DATA RACE") { // of a test that was built to find them
+			t.Error("a host has a data race")
+		}
 		if t.Failed() {
 			t.Logf("host %d (%s) said\n%s\nand its guest %q", number, guest, h.errs, h.out)
 		}

@@ -317,7 +317,11 @@ func (r *replica) stopped(used uint64, cause vmm.Cause, err error) {
 }
 
 func (r *replica) drained() {
-	r.host.step(pair.Drained{Sequence: r.used.Load()})
+	h, used := r.host, r.used.Load()
+	if st := h.node.Status(); used < st.Received && !st.Diverged {
+		h.step(pair.FoundDivergence{Sequence: used + 1, Text: "the log goes on behind the guest's end"})
+	}
+	h.step(pair.Drained{Sequence: used})
 }
 
 // discard stops the machine and forgets it.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,10 @@ type transfer struct {
 	rounds chan pair.SendRound
 	ctx    context.Context
 	cancel context.CancelFunc
+	// before and over are its turn, as guest.takeTurn says. disks is busy while the replica is sent beside the pages.
+	before <-chan struct{}
+	over   chan struct{}
+	disks  sync.WaitGroup
 
 	started          time.Time
 	round            atomic.Uint32
@@ -58,6 +63,7 @@ func (g *guest) beginSync(a pair.SendDisks) {
 		g: g, conn: g.host.conns.open[st.Conn], id: a.Sync, term: st.Term, from: a.From,
 		rounds: make(chan pair.SendRound, 1), ctx: ctx, cancel: cancel, started: time.Now(),
 	}
+	t.before, t.over = g.takeTurn()
 	g.sync = t
 	g.host.wait.Go(t.run)
 }
@@ -79,7 +85,12 @@ func (h *Host) abortSync(id uint64) {
 func (t *transfer) run() {
 	giveWay()
 	h, g := t.g.host, t.g
-	defer t.cancel()
+	<-t.before
+	defer func() {
+		t.cancel()
+		t.disks.Wait()
+		close(t.over)
+	}()
 	cut, err := t.send()
 	if !cut {
 		_ = g.m.Visit(g.leaveLog) // writes to memory need not be watched any more
@@ -105,7 +116,7 @@ func (t *transfer) send() (cut bool, err error) {
 	disks := t.g.row.Begin(int64(t.from))
 	t.diskOf.Store(t.g.row.Size())
 	diskFailure := make(chan error, 1)
-	t.g.host.wait.Go(func() {
+	t.disks.Go(func() {
 		giveWay()
 		diskFailure <- t.sendDisks(disks)
 	})
