@@ -14,6 +14,7 @@ import (
 	"tandem/lockstep/pair"
 	"tandem/vmm"
 	"tandem/vmm/blk"
+	"tandem/vmm/sums"
 )
 
 // A state transfer's stream of pages begins with what the backup needs to know before the machine: u32 length,
@@ -38,12 +39,14 @@ type transfer struct {
 	term   uint64
 	from   uint64
 	rounds chan pair.SendRound
+	key    sums.Key
+	askers map[pair.Realm]*asker
 	ctx    context.Context
 	cancel context.CancelFunc
 
 	started          time.Time
 	round            atomic.Uint32
-	pages            atomic.Uint64
+	pages, samePages atomic.Uint64
 	bytes            atomic.Uint64
 	dirty            atomic.Uint64
 	diskDone, diskOf atomic.Int64
@@ -58,6 +61,8 @@ func (g *guest) beginSync(a pair.SendDisks) {
 		g: g, conn: g.host.conns.open[st.Conn], id: a.Sync, term: st.Term, from: a.From,
 		rounds: make(chan pair.SendRound, 1), ctx: ctx, cancel: cancel, started: time.Now(),
 	}
+	t.key = sums.NewKey()
+	t.askers = map[pair.Realm]*asker{pair.Memory: newAsker(t, pair.Memory), pair.Disks: newAsker(t, pair.Disks)}
 	g.sync = t
 	g.host.wait.Go(t.run)
 }
@@ -146,6 +151,7 @@ func (t *transfer) begin(w *pageSink) (*vmm.Transfer, error) {
 	if err != nil {
 		return nil, err
 	}
+	machine.Compare(t.key, t.askers[pair.Memory])
 	return machine, errors.Join(machine.Head(w), w.flush())
 }
 
@@ -158,6 +164,7 @@ func (t *transfer) sendRound(machine *vmm.Transfer, w *pageSink) error {
 		return err
 	}
 	t.pages.Store(machine.Pages())
+	t.samePages.Store(machine.Same())
 	t.dirty.Store(dirty)
 	round := w.round
 	t.g.host.post(func() { t.g.host.step(pair.RoundSent{Sync: t.id, Round: round, DirtyPages: dirty}) })
