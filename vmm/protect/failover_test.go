@@ -77,6 +77,7 @@ func TestGuestOutlivesItsBackup(t *testing.T) {
 // A host that stood still while the other took over is fenced when it goes on, says nothing more, and becomes the backup.
 func TestFrozenHostIsFenced(t *testing.T) {
 	p := newPair(t, pair.RuleReceived)
+	p.fill = 8 << 20
 	backup := p.start(t, 1, "")
 	guest := p.start(t, 0, "uart-echo", backup.listen)
 	backup.errs.text(t, "state backup protected")
@@ -94,6 +95,9 @@ func TestFrozenHostIsFenced(t *testing.T) {
 	}
 	guest.errs.text(t, "fenced: another host has the guest")
 	guest.errs.text(t, "state backup protected term 2")
+	if sent, all := delta(t, backup, "the backup was brought up to date", 1); all < 8 || sent > 0.5 {
+		t.Errorf("%.1f MiB of %.1f MiB were sent to a host that had the guest", sent, all)
+	}
 	if said := guest.out.String(); strings.Contains(said, "N") {
 		t.Errorf("the host that was fenced said %q", said)
 	}
