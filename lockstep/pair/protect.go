@@ -55,10 +55,12 @@ func (n *Node) fromBackup(m Message) bool {
 		n.release()
 		n.keepPace()
 	case *Sums:
-		if !n.current(m.Sync) || n.gated {
+		if m.Sync != n.sync || n.state != Syncing && n.state != Protected {
 			return false
 		}
-		n.do(TakeSums{m})
+		if !n.gated { // else nobody waits for it any more
+			n.do(TakeSums{m})
+		}
 	case *Diverged:
 		if n.state != Protected || m.Sequence <= n.verified || m.Sequence-1 > n.logged {
 			return false

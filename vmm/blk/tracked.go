@@ -48,6 +48,16 @@ func (t *Tracked) form() (Form, error) { return FormOf(t.Image) }
 
 func (t *Tracked) extent(off, n int64) (extent, error) { return extentOf(t.Image, off, n) }
 
+// stretch returns what is at off, up to the disk's end, of stored content no more than is looked at together.
+func (t *Tracked) stretch(off int64) (extent, error) {
+	const look = askBlocks * chunk
+	e, err := t.extent(off, min(t.Size()-off, look))
+	if err != nil || e.content == stored || e.n < look {
+		return e, err
+	}
+	return t.extent(off, t.Size()-off)
+}
+
 func (t *Tracked) mark(off, n int64) {
 	end := min(off+n, t.Size())
 	if off < 0 || off >= end {

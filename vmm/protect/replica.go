@@ -149,7 +149,11 @@ func (r *replica) receive(from int64, before *remains) (m *vmm.Machine, disks *b
 			return reception.Sums(a.Key, a.First, int(a.Count)), nil
 		})
 	})
-	h.wait.Go(func() { r.answerAll(pair.Disks, func(a *pair.Ask) ([]sums.Sum, error) { return nil, nil }) })
+	h.wait.Go(func() {
+		r.answerAll(pair.Disks, func(a *pair.Ask) ([]sums.Sum, error) {
+			return disks.Sums(a.Key, int64(a.First), int(a.Count))
+		})
+	})
 	m, r.left.memory, err = reception.Machine(r.pages)
 	return m, disks, err
 }

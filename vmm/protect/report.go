@@ -42,6 +42,7 @@ func (t *transfer) progress() Transfer {
 	return Transfer{
 		Round: t.round.Load(), Pages: t.pages.Load(), SamePages: t.samePages.Load(), PagesTotal: t.g.m.Memory().Size() >> 12, Bytes: t.bytes.Load(), Dirty: t.dirty.Load(),
 		DiskBytes: uint64(t.diskDone.Load()), DiskTotal: uint64(t.diskOf.Load()),
+		DiskSent: uint64(t.diskSent.Load()), DiskSame: uint64(t.diskSame.Load()),
 		ElapsedMS: milliseconds(time.Since(t.started)), StopMS: float64(t.stopNS.Load()) / 1e6,
 	}
 }

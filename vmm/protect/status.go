@@ -75,6 +75,8 @@ type Transfer struct {
 	Dirty      uint64 `json:"dirty_pages"` // after the last round
 	DiskBytes  uint64 `json:"disk_bytes"`  // done of the disks
 	DiskTotal  uint64 `json:"disk_total"`
+	DiskSent   uint64 `json:"disk_sent"` // bytes of content sent so far; holes and zeros are none
+	DiskSame   uint64 `json:"disk_same"` // bytes of content not sent, because the backup had them
 	// ElapsedMS is how long it takes or took, StopMS for how long the guest stood still.
 	ElapsedMS float64 `json:"elapsed_ms"`
 	StopMS    float64 `json:"stop_ms"`
@@ -83,8 +85,8 @@ type Transfer struct {
 // Content returns how many bytes of memory and disks were sent, before they were compressed, and how many there were to send, with
 // those that the backup had.
 func (t *Transfer) Content() (sent, all uint64) {
-	sent = t.Pages * kvm.PageBytes
-	return sent, sent + t.SamePages*kvm.PageBytes
+	sent = t.Pages*kvm.PageBytes + t.DiskSent
+	return sent, sent + t.SamePages*kvm.PageBytes + t.DiskSame
 }
 
 // Failover tells what happened when a peer was lost.

@@ -50,6 +50,8 @@ type transfer struct {
 	bytes            atomic.Uint64
 	dirty            atomic.Uint64
 	diskDone, diskOf atomic.Int64
+	diskSent         atomic.Int64
+	diskSame         atomic.Int64
 	stopNS           atomic.Int64
 }
 
@@ -108,6 +110,7 @@ func (t *transfer) send() (cut bool, err error) {
 		return false, err
 	}
 	disks := t.g.row.Begin(int64(t.from))
+	disks.Compare(t.key, t.askers[pair.Disks])
 	t.diskOf.Store(t.g.row.Size())
 	diskFailure := make(chan error, 1)
 	t.g.host.wait.Go(func() {
@@ -190,6 +193,9 @@ func (t *transfer) sendDisk(disks *blk.Transfer) (bool, error) {
 	}
 	done, _ := disks.Done()
 	t.diskDone.Store(done)
+	content, same := disks.Content()
+	t.diskSent.Store(content)
+	t.diskSame.Store(same)
 	t.bytes.Add(uint64(len(part)))
 	return true, t.message(&pair.Disk{Sync: t.id, Through: uint64(disks.Progress()), Data: part})
 }
