@@ -146,6 +146,7 @@ func TestDivergedBackupIsHealed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, rule)
 			p.fill = 8 << 20
+			p.rawDisks(t)
 			backup := p.startBroken(t, 1, 1, "")
 			guest := p.start(t, 0, "uart-echo", backup.listen)
 			backup.errs.text(t, "state backup protected")
@@ -158,7 +159,7 @@ func TestDivergedBackupIsHealed(t *testing.T) {
 			backup.errs.await(t, "protection again", func(said string) bool {
 				return strings.Count(said, "state backup protected") == 2
 			})
-			if sent, all := delta(t, guest, "the backup's divergence is healed", 1); all < 8 || sent > 0.5 {
+			if sent, all := delta(t, guest, "the backup's divergence is healed", 1); all < 16 || sent > 0.5 {
 				t.Errorf("%.1f MiB of %.1f MiB were sent to heal it", sent, all)
 			}
 			guest.typed(t, "def")
@@ -169,6 +170,7 @@ func TestDivergedBackupIsHealed(t *testing.T) {
 			backup.typed(t, "ghi\x04")
 			backup.out.text(t, "GHI")
 			backup.errs.text(t, "ended: the guest powered off")
+			p.mustHave(t, filling(diskBytes))
 		})
 	}
 }

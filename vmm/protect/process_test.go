@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"tandem/boot"
+	"tandem/devices/virtio"
 	"tandem/kvm"
 	"tandem/lockstep"
 	"tandem/lockstep/arbiter"
@@ -59,6 +60,8 @@ type hostSpec struct {
 	Break int
 	// Fill is how many bytes of the guest's memory have content that the guest does not use.
 	Fill int
+	// Disk is the guest's disk, if it has a path.
+	Disk blk.Options
 }
 
 // fillAt is where such content is.
@@ -102,6 +105,9 @@ func (s *hostSpec) run() error {
 		return err
 	}
 	d := &stdio{console: vmm.NewConsoleWriter(os.Stdout)}
+	if s.Disk.Path != "" {
+		d.disks = []blk.Options{s.Disk}
+	}
 	go d.read()
 	h, err := New(Config{
 		System: system, Guest: "guest", Credentials: credentials, Arbiter: place, Listen: s.Listen, Peers: s.Peers, Rule: s.Rule,
@@ -129,7 +135,16 @@ func (s *hostSpec) play(h *Host, system *kvm.System, d *stdio) (vmm.Cause, error
 	if s.Guest == "" {
 		return h.RunBackup(ctx)
 	}
-	m, err := vmm.New(system, vmm.Config{MemoryBytes: 32 << 20, EpochNS: 1767323045e9, Console: d.console, Debug: d.console})
+	c := vmm.Config{MemoryBytes: 32 << 20, EpochNS: 1767323045e9, Console: d.console, Debug: d.console}
+	for _, o := range d.disks {
+		image, err := blk.Open(o)
+		if err != nil {
+			return 0, err
+		}
+		sectors := uint64(image.Size()) / virtio.SectorSize
+		c.Disks = append(c.Disks, vmm.Disk{BlkConfig: virtio.BlkConfig{Sectors: sectors}, Name: "disk", Image: image})
+	}
+	m, err := vmm.New(system, c)
 	if err != nil {
 		return 0, err
 	}
@@ -213,6 +228,7 @@ func report(h *Host) {
 // stdio are the devices of such a process: a console.
 type stdio struct {
 	console *vmm.ConsoleWriter
+	disks   []blk.Options
 	machine atomic.Pointer[vmm.Machine]
 }
 
@@ -228,7 +244,7 @@ func (d *stdio) read() {
 	}
 }
 
-func (d *stdio) Disks() []blk.Options { return nil }
+func (d *stdio) Disks() []blk.Options { return d.disks }
 func (d *stdio) Complete(c *vmm.Config) error {
 	c.Console, c.Debug = d.console, d.console
 	return nil
@@ -306,6 +322,7 @@ type pairOfHosts struct {
 	rule    pair.Rule
 	beats   [2]string // the hosts' addresses of the second path, or ""
 	fill    int       // as hostSpec's
+	disks   [2]blk.Options
 }
 
 func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
@@ -404,7 +421,7 @@ func (p *pairOfHosts) startBroken(t *testing.T, number, times int, guest string,
 func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest string, peers ...string) *process {
 	t.Helper()
 	spec, err := json.Marshal(hostSpec{
-		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times, Fill: p.fill,
+		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times, Fill: p.fill, Disk: p.disks[number],
 		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number],
 	})
 	if err != nil {
