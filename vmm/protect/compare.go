@@ -58,7 +58,9 @@ func (h *Host) takeSums(s *pair.Sums) {
 	select {
 	case t.askers[s.Realm].answers <- s:
 	default: // there is room for all that were asked for
-		h.conns.refuse(t.conn, errors.New("the backup tells what it was not asked for"))
+		err := errors.New("the backup tells what it was not asked for")
+		h.event(true, err.Error())
+		h.conns.refuse(t.conn, err)
 	}
 }
 

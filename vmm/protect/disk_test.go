@@ -105,8 +105,9 @@ func TestHostThatComesBackGetsTheDifference(t *testing.T) {
 			if sent, all := delta(t, backup, "the backup was brought up to date", 1); all < 8 || sent > 1 {
 				t.Errorf("%.1f MiB of %.1f MiB were sent to the host that had the guest", sent, all)
 			}
-			backup.typed(t, "abc\x04")
+			backup.typed(t, "abc")
 			backup.out.text(t, "ABC")
+			backup.typed(t, "\x04")
 			backup.errs.text(t, "ended: the guest powered off")
 			back.errs.text(t, "ended: the guest powered off")
 			p.mustHave(t, content)

@@ -169,7 +169,9 @@ func (h *Host) begin(ctx context.Context, role pair.Role, replica pair.Digest) e
 		h.event(false, fmt.Sprintf("%q had term %d since %s: it is fenced now if it still runs the guest", latest.Owner, latest.Term, latest.At.Format(time.RFC3339)))
 	}
 	h.newNode(role, latest.Term, replica)
+	h.mu.Lock()
 	h.status.Arbiter = asked
+	h.mu.Unlock()
 	return nil
 }
 

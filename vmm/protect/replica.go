@@ -404,6 +404,7 @@ func (h *Host) tookOver(r *replica, over bool, err error) {
 	h.guest, h.replica = g, nil
 	h.devices(func(d Devices) { d.Connect(g.m) })
 	h.addresses.announce(h, g.m.NICs())
+	h.healed = h.node.Status().Divergences // this host's own, as a backup
 	h.step(pair.TookOver{Replica: r.row.Name()})
 }
 

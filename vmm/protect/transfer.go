@@ -91,11 +91,12 @@ func (t *transfer) run() {
 	if !cut {
 		_ = g.m.Visit(g.leaveLog) // writes to memory need not be watched any more
 	}
+	givenUp := t.ctx.Err() != nil
 	h.post(func() {
 		if g.sync == t {
 			g.sync = nil
 		}
-		if err != nil && t.ctx.Err() == nil {
+		if err != nil && !givenUp && h.conns.open[t.conn.id] != nil {
 			h.event(false, fmt.Sprintf("the state transfer ended: %v", err))
 			h.step(pair.Disconnected{Conn: t.conn.id})
 			h.conns.hangup(t.conn.id)
