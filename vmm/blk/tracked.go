@@ -6,7 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// chunk is the number of bytes of a disk that are tracked, and sent again, together. It is a multiple of clusterSize.
+// chunk is the number of bytes of a disk that are tracked, and sent again, together, and that have a sum. It is a multiple of
+// clusterSize, and part of what hosts tell each other: it is never changed.
 const chunk = 64 << 10
 
 // Tracked is an image that remembers where it was changed, so that a replica of it can be made while it is in use.
