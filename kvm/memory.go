@@ -3,6 +3,7 @@ package kvm
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,6 +79,9 @@ func (m *Memory) Close() error {
 	m.regions = nil
 	return errors.Join(errs...)
 }
+
+// Has tells whether the RAM has these regions.
+func (m *Memory) Has(regions []Region) bool { return slices.Equal(m.Regions(), regions) }
 
 // Size returns the amount of RAM in bytes.
 func (m *Memory) Size() uint64 {

@@ -106,11 +106,15 @@ type Machine struct {
 }
 
 // New makes a machine on a host's KVM. Before it can run it needs a kernel (Load) and a door (GoLive, Record or Replay).
-func New(system *kvm.System, config Config) (*Machine, error) {
+func New(system *kvm.System, config Config) (*Machine, error) { return newMachine(system, config, nil) }
+
+// newMachine makes a machine with RAM that there is, or with its own if memory is nil. The RAM is the machine's from here on: if
+// it fails, it is closed.
+func newMachine(system *kvm.System, config Config, memory *kvm.Memory) (*Machine, error) {
+	m := &Machine{config: config, memory: memory}
 	if err := checkHost(system); err != nil {
-		return nil, err
+		return nil, errors.Join(err, m.Close())
 	}
-	m := &Machine{config: config}
 	if err := m.create(system); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -177,8 +181,10 @@ func (m *Machine) create(system *kvm.System) error {
 	if err := m.vm.SetTSS(); err != nil {
 		return err
 	}
-	if m.memory, err = kvm.NewMemory(regions(m.config.MemoryBytes)); err != nil {
-		return err
+	if m.memory == nil {
+		if m.memory, err = kvm.NewMemory(regions(m.config.MemoryBytes)); err != nil {
+			return err
+		}
 	}
 	if err := m.vm.SetMemory(m.memory, false); err != nil {
 		return err
@@ -214,6 +220,13 @@ func (m *Machine) Close() error {
 		errs = append(errs, m.memory.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// CloseButMemory releases the machine and returns its RAM, which is the caller's now. Run must have returned.
+func (m *Machine) CloseButMemory() (*kvm.Memory, error) {
+	memory := m.memory
+	m.memory = nil
+	return memory, m.Close()
 }
 
 // Load puts a kernel into the machine and the vCPU at its first instruction.

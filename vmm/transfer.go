@@ -2,18 +2,19 @@ package vmm
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"math/bits"
 
 	"tandem/kvm"
 	"tandem/lockstep"
 	"tandem/lockstep/wire"
+	"tandem/vmm/sums"
 )
 
 // A machine on its way to another host is a checkpoint's head (package wire) and streams of pages: first all pages that
 // are not zero, then, round by round while the guest runs, those written meanwhile. Their states are empty but for the
-// last stream's, which is a savedState: for that one the guest stands still.
+// last stream's, which is a savedState: for that one the guest stands still. In the first stream a page may be said to be as
+// the other host has it in hand, in the RAM of a machine that it had before.
 
 // Transfer sends a machine to another host while its guest runs. One goroutine owns it, which is not the machine's.
 type Transfer struct {
@@ -22,6 +23,9 @@ type Transfer struct {
 	begun   bool
 	dirty   [][]uint64 // by region: pages to be sent in the next round
 	pages   uint64
+	same    uint64
+	hasher  *sums.Hasher
+	asker   sums.Asker
 }
 
 // BeginTransfer makes ready to send the machine. The machine runs, and is not recorded.
@@ -40,8 +44,17 @@ func (m *Machine) BeginTransfer() (*Transfer, error) {
 	return t, failure
 }
 
+// Compare lets the first round ask for the sums, made with a key, of the pages that the other host has in hand, and not send
+// what has the same. It is called before that round.
+func (t *Transfer) Compare(key sums.Key, asker sums.Asker) {
+	t.hasher, t.asker = sums.NewHasher(key), asker
+}
+
 // Pages returns how many pages have been sent.
 func (t *Transfer) Pages() uint64 { return t.pages }
+
+// Same returns how many pages were not sent, because the other host has them as they are.
+func (t *Transfer) Same() uint64 { return t.same }
 
 // takeDirty adds the pages that were written since the last call to those to be sent. It belongs to the machine's
 // goroutine.
@@ -103,7 +116,7 @@ func (t *Transfer) stream(w io.Writer, state []byte) error {
 	send := t.writeDirty
 	if !t.begun {
 		t.begun = true
-		send = func() error { return t.machine.writeUsedPages(t.writer) }
+		send = t.writeFirst
 	}
 	if err := send(); err != nil {
 		return err
@@ -112,8 +125,82 @@ func (t *Transfer) stream(w io.Writer, state []byte) error {
 		return err
 	}
 	stats := t.writer.Stats()
-	t.pages += stats.Pages()
+	t.pages += stats.Pages() - stats.Same
+	t.same += stats.Same
 	t.dirty = nil
+	return nil
+}
+
+// askPages is for the sums of how many pages one question asks.
+const askPages = 1024
+
+// pageRange is a run of pages that one question is about.
+type pageRange struct {
+	first uint64
+	count int
+}
+
+// pageRanges returns the ranges of all RAM, in rising order.
+func pageRanges(memory *kvm.Memory) (ranges []pageRange) {
+	for _, r := range memory.Regions() {
+		first, n := r.Base/kvm.PageBytes, r.Bytes/kvm.PageBytes
+		for at := uint64(0); at < n; at += askPages {
+			ranges = append(ranges, pageRange{first + at, int(min(n-at, askPages))})
+		}
+	}
+	return ranges
+}
+
+// writeFirst writes every page of RAM that is not zero, or that it is the same on the other host. A page that the guest writes
+// while it is looked at is sent again in the next round.
+func (t *Transfer) writeFirst() error {
+	ranges := pageRanges(t.machine.memory)
+	asked, toAsk := 0, 0
+	if t.asker != nil {
+		toAsk = len(ranges)
+	}
+	for i, r := range ranges {
+		for ; asked < toAsk && asked < i+sums.Ahead; asked++ {
+			if err := t.asker.Ask(ranges[asked].first, ranges[asked].count); err != nil {
+				return err
+			}
+		}
+		var told []sums.Sum
+		if i < asked {
+			var err error
+			if told, err = t.asker.Answer(); err != nil {
+				return err
+			}
+			if len(told) == 0 {
+				toAsk = asked // the other host has no memory in hand
+			}
+		}
+		if err := t.writeRange(r, told); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeRange writes what is not zero of a range, whose first pages have the sums that were told on the other host.
+func (t *Transfer) writeRange(r pageRange, told []sums.Sum) error {
+	for i := range r.count {
+		number := r.first + uint64(i)
+		content, err := t.machine.memory.Bytes(number*kvm.PageBytes, kvm.PageBytes)
+		switch {
+		case err != nil:
+			return err
+		case isZero(content):
+			continue
+		case i < len(told) && t.hasher.Of(content) == told[i]:
+			err = t.writer.Same(number)
+		default:
+			err = t.writer.Page(number, content)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -208,51 +295,4 @@ func (m *Machine) Detach() error {
 	m.recorder.Detach(m.kick) // the live door is the machine's already, and others may be at it
 	m.door, m.recorder, m.digested, m.pageWriter = m.live, nil, false, nil
 	return m.vm.SetMemory(m.memory, false)
-}
-
-// Receive makes a machine of what a Transfer sends; adapt gives it this host's images and sinks. It returns when the last
-// stream is read.
-func Receive(system *kvm.System, r io.Reader, adapt func(*Config) error) (m *Machine, err error) {
-	place, err := wire.ReadCheckpoint(r)
-	if err != nil {
-		return nil, err
-	}
-	config, err := ConfigOf(&place.Header)
-	if err != nil {
-		return nil, err
-	}
-	if err := adapt(&config); err != nil {
-		return nil, err
-	}
-	if m, err = New(system, config); err != nil {
-		return nil, err
-	}
-	if err := m.receive(r); err != nil {
-		_ = m.Close()
-		return nil, err
-	}
-	return m, nil
-}
-
-// receive reads streams up to the one with the state.
-func (m *Machine) receive(r io.Reader) error {
-	pages := wire.NewPageReader(nil, m.pageLimit())
-	for {
-		pages.Begin(r)
-		blob, err := pages.State()
-		if err != nil {
-			return fmt.Errorf("a machine's pages: %w", err)
-		}
-		if err := m.readPages(pages); err != nil {
-			return fmt.Errorf("a machine's pages: %w", err)
-		}
-		if len(blob) == 0 {
-			continue
-		}
-		state, err := decodeState(blob)
-		if err != nil {
-			return err
-		}
-		return m.restore(state)
-	}
 }

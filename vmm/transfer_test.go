@@ -73,7 +73,12 @@ func compareReceived(t *testing.T, sent *Machine, stream *bytes.Buffer) {
 		return
 	}
 	defer system.Close()
-	received, err := Receive(system, stream, func(*Config) error { return nil })
+	reception, err := Receive(system, stream, func() *kvm.Memory { return nil }, func(*Config) error { return nil })
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	received, _, err := reception.Machine(stream)
 	if err != nil {
 		t.Error(err)
 		return

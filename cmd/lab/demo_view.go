@@ -190,7 +190,11 @@ func transferText(t *protect.Transfer) string {
 	if t == nil {
 		return "no state transfer is known"
 	}
-	return fmt.Sprintf("state transfer of %d MiB in %.1f s, %d rounds; the guest stood still for %.0f ms", t.Bytes>>20, t.ElapsedMS/1000, t.Round, t.StopMS)
+	delta := ""
+	if sent, all := t.Content(); sent < all {
+		delta = fmt.Sprintf(", a delta of %d MiB of %d MiB,", sent>>20, all>>20)
+	}
+	return fmt.Sprintf("state transfer of %d MiB%s in %.1f s, %d rounds; the guest stood still for %.0f ms", t.Bytes>>20, delta, t.ElapsedMS/1000, t.Round, t.StopMS)
 }
 
 func returnText(l *failover.Loss) string {

@@ -139,7 +139,7 @@ const pageBytes = 4096
 // transferred is how many bytes of memory and disks the backup has as they are, and of how many. Pages that were written
 // since the first round are missing again.
 func transferred(t protect.Transfer) (done, total uint64) {
-	pages := min(t.Pages, t.PagesTotal)
+	pages := min(t.Pages+t.SamePages, t.PagesTotal)
 	if t.Round > 1 {
 		pages = t.PagesTotal - min(t.Dirty, t.PagesTotal)
 	}
@@ -148,6 +148,9 @@ func transferred(t protect.Transfer) (done, total uint64) {
 
 func transferAttributes(t protect.Transfer) []any {
 	a := []any{"round", t.Round, "sent", units.BytesSize(float64(t.Bytes)), "dirty_pages", t.Dirty}
+	if sent, all := t.Content(); sent < all {
+		a = append(a, "same", units.BytesSize(float64(all-sent)))
+	}
 	if finished(t) {
 		return append(a, "elapsed_ms", int64(t.ElapsedMS), "stop_ms", int64(t.StopMS))
 	}

@@ -21,6 +21,7 @@ func TestTransferLines(t *testing.T) {
 		{protect.Transfer{Round: 1, Bytes: 2 << 20, DiskTotal: 400, ElapsedMS: 1000}, ""},
 		{protect.Transfer{Round: 1, Bytes: 3 << 20, DiskTotal: 400, DiskBytes: 100, ElapsedMS: 2001}, "sent=3MiB dirty_pages=0 done=25%"},
 		{protect.Transfer{Round: 2, Bytes: 4 << 20, Dirty: 7, ElapsedMS: 2100}, "round=2 sent=4MiB dirty_pages=7\n"},
+		{protect.Transfer{Round: 3, Bytes: 4 << 20, SamePages: 256, DiskSame: 2 << 20, ElapsedMS: 2200}, "round=3 sent=4MiB dirty_pages=0 same=3MiB\n"},
 		{protect.Transfer{Round: 2, Bytes: 4 << 20, ElapsedMS: 2200, StopMS: 12}, "elapsed_ms=2200 stop_ms=12"},
 		{protect.Transfer{Round: 2, ElapsedMS: 5}, "round=2"}, // another one
 	} {

@@ -126,6 +126,9 @@ func (p *page) transfers(s *protect.Status) {
 	}
 	if t := s.LastTransfer; t != nil {
 		p.line("last sync", "%s in %s, %d rounds; the guest stood still for %s", units.BytesSize(float64(t.Bytes)), duration(t.ElapsedMS), t.Round, duration(t.StopMS))
+		if sent, all := t.Content(); sent < all {
+			p.line("", "a delta of %s of %s: the backup had the rest", units.BytesSize(float64(sent)), units.BytesSize(float64(all)))
+		}
 	}
 }
 

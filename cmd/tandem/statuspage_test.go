@@ -36,7 +36,7 @@ diverged   never
 			},
 			Divergences:  1,
 			Transfer:     &protect.Transfer{Round: 2, Bytes: 5 << 20, Dirty: 64, PagesTotal: 128, DiskBytes: 1 << 18, DiskTotal: 1 << 19, ElapsedMS: 1500},
-			LastTransfer: &protect.Transfer{Round: 3, Bytes: 7 << 20, ElapsedMS: 61_000, StopMS: 12.34},
+			LastTransfer: &protect.Transfer{Round: 3, Bytes: 7 << 20, Pages: 512, SamePages: 1024, DiskSent: 6 << 20, DiskSame: 20 << 20, ElapsedMS: 61_000, StopMS: 12.34},
 			LastFailover: &protect.Failover{At: at, Cause: "the peer is lost", TotalMS: 412, Steps: []protect.Step{{Name: "detected", MS: 300}, {Name: "live", MS: 0.5}}},
 			Events:       []protect.Event{{At: at, Text: "up"}, {At: at.Add(time.Second), Alarm: true, Text: "diverged\x1b[2J\nagain"}},
 		}, `guest      mail: primary, protected
@@ -51,6 +51,7 @@ diverged   1 time(s)
 transfer   [############------------] 50% of 1MiB
            round 2: 5MiB sent in 1.5 s, 64 pages changed meanwhile
 last sync  7MiB in 1m1s, 3 rounds; the guest stood still for 12.3 ms
+           a delta of 8MiB of 32MiB: the backup had the rest
 failover   2026-01-02 15:04:05Z, 412 ms in all: the peer is lost
                300 ms  detected
                500 µs  live

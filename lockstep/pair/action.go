@@ -47,6 +47,13 @@ type SendRound struct {
 // AbortSync ends a state transfer. A replica keeps what it has.
 type AbortSync struct{ Sync uint64 }
 
+// AnswerAsk tells the primary the sums of what this host has in hand. The driver sends the answer, a Sums, itself; each
+// question has one, and those of a realm come in the order of the questions.
+type AnswerAsk struct{ Ask *Ask }
+
+// TakeSums takes an answer to a question that the driver has sent.
+type TakeSums struct{ Sums *Sums }
+
 // StorePages keeps a part of the state.
 type StorePages struct{ Pages *Pages }
 
@@ -86,14 +93,9 @@ type RunGuest struct{}
 // PauseGuest stops the guest and keeps it.
 type PauseGuest struct{}
 
-// DiscardGuest stops the guest at once and forgets it. On a fenced host Discarded ends it.
+// DiscardGuest stops the guest at once and forgets it. On a fenced host Discarded ends it. Its memory may be kept in hand for
+// the next transfer: it is nobody's machine any more.
 type DiscardGuest struct{}
-
-// MakeDelta makes a forced stop with a whole delta for a peer whose machine differs. HealLogged ends it.
-type MakeDelta struct{}
-
-// ExpectHeal tells a diverged backup to go on with records First to Last, a delta.
-type ExpectHeal struct{ First, Last uint64 }
 
 // Drain executes the records that are stored, up to Through, or to where they can be followed. Drained ends it.
 type Drain struct{ Through uint64 }
@@ -119,6 +121,8 @@ func (Arbitrate) action()    {}
 func (SendDisks) action()    {}
 func (SendRound) action()    {}
 func (AbortSync) action()    {}
+func (AnswerAsk) action()    {}
+func (TakeSums) action()     {}
 func (StorePages) action()   {}
 func (StoreDisk) action()    {}
 func (ApplyState) action()   {}
@@ -129,8 +133,6 @@ func (Pace) action()         {}
 func (RunGuest) action()     {}
 func (PauseGuest) action()   {}
 func (DiscardGuest) action() {}
-func (MakeDelta) action()    {}
-func (ExpectHeal) action()   {}
 func (Drain) action()        {}
 func (TakeOver) action()     {}
 func (Report) action()       {}

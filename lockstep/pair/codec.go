@@ -91,10 +91,19 @@ func appendBody(dst []byte, m Message) []byte {
 		return le.AppendUint64(dst, m.Released)
 	case *Diverged:
 		return append(le.AppendUint64(dst, m.Sequence), m.Text...)
-	case *Heal:
-		return le.AppendUint64(le.AppendUint64(dst, m.First), m.Last)
 	case *Bye:
 		return append(dst, m.Text...)
+	case *Ask:
+		dst = le.AppendUint64(dst, m.Sync)
+		dst = append(dst, byte(m.Realm), 0, 0, 0)
+		dst = le.AppendUint32(dst, m.Count)
+		dst = le.AppendUint64(dst, m.First)
+		return append(dst, m.Key[:]...)
+	case *Sums:
+		dst = le.AppendUint64(dst, m.Sync)
+		dst = append(dst, byte(m.Realm), 0, 0, 0, 0, 0, 0, 0)
+		dst = le.AppendUint64(dst, m.First)
+		return append(dst, m.Sums...)
 	}
 	panic(fmt.Sprintf("pair: no layout for %T", m))
 }
@@ -117,7 +126,7 @@ func BodyBytes(head []byte) (int, error) {
 	case le.Uint16(head[4:]) != Version:
 		return 0, malformed("the peer speaks version %d of the protocol, this program version %d: install the same release on both hosts",
 			le.Uint16(head[4:]), Version)
-	case head[6] == 0 || head[6] > byte(TypeBye):
+	case head[6] == 0 || head[6] > byte(TypeSums):
 		return 0, malformed("a message of type %d", head[6])
 	case head[7] != 0 || le.Uint32(head[12:]) != 0 || le.Uint32(head[28:]) != 0:
 		return 0, malformed("reserved bytes of a header are set")
@@ -148,12 +157,12 @@ func Decode(p []byte) (term uint64, m Message, err error) {
 // minBody is the size in bytes of each type's fixed part; a type that is not in variable has nothing behind it.
 var minBody = [...]int{
 	TypeHello: 176, TypeRefuse: 8, TypeSyncBegin: 48, TypePages: 16, TypeDisk: 16, TypeRoundEnd: 24, TypeReady: 8,
-	TypeRecords: 24, TypeAck: 16, TypeBeat: 8, TypeDiverged: 8, TypeHeal: 16, TypeBye: 0,
+	TypeRecords: 24, TypeAck: 16, TypeBeat: 8, TypeDiverged: 8, TypeBye: 0, TypeAsk: 40, TypeSums: 24,
 }
 
 var maxMore = [...]int{
 	TypeHello: MaxOwner, TypeRefuse: MaxText, TypePages: MaxBody - 16, TypeDisk: MaxBody - 16,
-	TypeRecords: MaxBody - 24, TypeDiverged: MaxText, TypeBye: MaxText,
+	TypeRecords: MaxBody - 24, TypeDiverged: MaxText, TypeBye: MaxText, TypeSums: MaxAsk * SumBytes,
 }
 
 func decodeBody(t Type, b []byte) (Message, error) {
@@ -210,17 +219,23 @@ func decodeBody(t Type, b []byte) (Message, error) {
 			return nil, malformed("a divergence whose text is not UTF-8")
 		}
 		return d, nil
-	case TypeHeal:
-		h := &Heal{First: u64(0), Last: u64(8)}
-		if h.First == 0 || h.Last < h.First {
-			return nil, malformed("healing by records %d to %d", h.First, h.Last)
-		}
-		return h, nil
 	case TypeBye:
 		if !utf8.Valid(b) {
 			return nil, malformed("a farewell that is not UTF-8")
 		}
 		return &Bye{Text: string(b)}, nil
+	case TypeAsk:
+		a := &Ask{Sync: u64(0), Realm: Realm(b[8]), Count: le.Uint32(b[12:]), First: u64(16), Key: [KeyBytes]byte(b[24:])}
+		if !a.Realm.valid() || le.Uint32(b[8:])>>8 != 0 || a.Count == 0 || a.Count > MaxAsk || a.First > math.MaxInt64 {
+			return nil, malformed("a question for %d sums from %d of realm %d", a.Count, a.First, b[8])
+		}
+		return a, nil
+	case TypeSums:
+		s := &Sums{Sync: u64(0), Realm: Realm(b[8]), First: u64(16), Sums: b[24:]}
+		if !s.Realm.valid() || u64(8)>>8 != 0 || s.First > math.MaxInt64 || len(s.Sums)%SumBytes != 0 {
+			return nil, malformed("%d bytes of sums of realm %d", len(s.Sums), b[8])
+		}
+		return s, nil
 	}
 	return nil, malformed("a message of type %d", t)
 }

@@ -12,7 +12,7 @@ import (
 
 var writeGolden = flag.Bool("write-golden", false, "write the golden messages of a new version of the protocol")
 
-const goldenFile = "testdata/version1.hex"
+const goldenFile = "testdata/version2.hex"
 
 func allMessages() []Message {
 	d := func(b byte) (d Digest) {
@@ -33,8 +33,9 @@ func allMessages() []Message {
 		&Ack{Received: 101, Verified: 100},
 		&Beat{Released: 100},
 		&Diverged{Sequence: 101, Text: "rip"},
-		&Heal{First: 102, Last: 104},
 		&Bye{Text: "the guest powered off"},
+		&Ask{Sync: 7, Realm: Disks, Count: MaxAsk, First: 1 << 41, Key: [KeyBytes]byte{9, 8, 7}},
+		&Sums{Sync: 7, Realm: Memory, First: 1 << 20, Sums: []byte("a sum of a page.another one here")},
 	}
 }
 
@@ -103,7 +104,16 @@ func TestDecodeRefusesBodies(t *testing.T) {
 		{"text too long", TypeBye, make([]byte, MaxText+1)},
 		{"text that is no UTF-8", TypeBye, []byte{0xff}},
 		{"a short hello", TypeHello, make([]byte, 175)},
-		{"healing backwards", TypeHeal, words([]uint32{2, 0, 1, 0})},
+		{"a type that is no more", 12, nil},
+		{"a question for nothing", TypeAsk, append(words([]uint32{1, 0, 1, 0, 0, 0}), make([]byte, KeyBytes)...)},
+		{"a question for too much", TypeAsk, append(words([]uint32{1, 0, 1, MaxAsk + 1, 0, 0}), make([]byte, KeyBytes)...)},
+		{"a question of no realm", TypeAsk, append(words([]uint32{1, 0, 3, 1, 0, 0}), make([]byte, KeyBytes)...)},
+		{"reserved bytes of a question", TypeAsk, append(words([]uint32{1, 0, 0x101, 1, 0, 0}), make([]byte, KeyBytes)...)},
+		{"a question beyond all", TypeAsk, append(words([]uint32{1, 0, 1, 1, 0, 1 << 31}), make([]byte, KeyBytes)...)},
+		{"sums of no realm", TypeSums, make([]byte, 24)},
+		{"reserved bytes of sums", TypeSums, words([]uint32{1, 0, 1, 1, 0, 0})},
+		{"half a sum", TypeSums, append(words([]uint32{1, 0, 1, 0, 0, 0}), make([]byte, SumBytes/2)...)},
+		{"too many sums", TypeSums, append(words([]uint32{1, 0, 1, 0, 0, 0}), make([]byte, (MaxAsk+1)*SumBytes)...)},
 		{"a longer beat", TypeBeat, make([]byte, 9)},
 	} {
 		if m, err := decodeBody(c.t, c.body); err == nil {
@@ -118,7 +128,7 @@ func FuzzDecode(f *testing.F) {
 		f.Add(p[6], p[HeaderBytes:])
 	}
 	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
-		if kind == 0 || kind > byte(TypeBye) {
+		if kind == 0 || kind > byte(TypeSums) {
 			Decode(body)
 			return
 		}
@@ -162,14 +172,14 @@ func inEveryState() []*Node {
 	return []*Node{
 		made(Primary, append(append([]Event{}, alone...), Connected{1})...), made(Primary, syncing...), made(Primary, cut...),
 		made(Primary, protected...), made(Backup, Connected{1}), made(Backup, joining...), made(Backup, following...),
-		made(Backup, applying...), made(Backup, ready...), made(Backup, append(ready, FoundDivergence{13, "rip"})...),
+		made(Backup, applying...), made(Backup, ready...), made(Backup, append(ready, Disconnected{1}, FoundDivergence{13, "rip"})...),
 	}
 }
 
 func TestInEveryState(t *testing.T) {
-	want := []State{Alone, Syncing, Syncing, Protected, Joining, Joining, Syncing, Syncing, Protected, Protected}
+	want := []State{Alone, Syncing, Syncing, Protected, Joining, Joining, Syncing, Syncing, Protected, Contending}
 	for i, n := range inEveryState() {
-		if n.state != want[i] || n.conn != 1 {
+		if n.state != want[i] || (n.conn == 1) != (n.state != Contending) {
 			t.Errorf("node %d is %v with connection %d, not %v", i, n.state, n.conn, want[i])
 		}
 	}

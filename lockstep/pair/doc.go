@@ -19,7 +19,7 @@
 //		alone --hello--> syncing --lost--> alone       |                                   |
 //		                    |                          +--begin--> syncing --lost----------+
 //		                  (cut)                                       |
-//		                    +--ready--> protected                     +--applied--> protected
+//		                    +--ready--> protected                     +--applied--> protected --diverged--> joining
 //		  lost after the cut |              | lost                                      | lost
 //		                     +--contending--+                                      contending
 //		                            |                                                   |
@@ -30,7 +30,8 @@
 //		                                                             | drained
 //		                                                           live --took over--> alone (now a primary)
 //
-//		fenced --discarded--> joining (as a backup)            any --ended--> stopped; a farewell: alone, or joining
+//		fenced --discarded--> joining (as a backup)            any --ended--> stopped; a farewell, or the backup's
+//		                                                       divergence: alone, or joining
 //
 //	  - joining: no machine. A primary claims its first term, a backup waits for a host that runs the guest.
 //	  - syncing: a state transfer. Up to the cut the primary's output is free and the backup is nothing; losing each other
@@ -60,11 +61,13 @@
 //  3. A record that was acknowledged is on the host that goes live: fromPrimary acknowledges what StoreRecords has kept,
 //     in sequence without a gap, and drained insists on all of it, unless the machine diverged.
 //  4. Terms never fall, and a host that learns of a later term than its own stops its guest: meet, arbitrated.
-//  5. A diverged backup verifies nothing until it is healed: executed.
+//  5. A diverged backup verifies nothing, and is a backup no more: fromBackup, stepVerify, executed.
 //  6. Queues are bounded: output by MaxHeldOutputs and records by StallLagRecords, through Pace; a peer's messages by
 //     MaxBody; the text of a peer by MaxText.
 //
-// With RuleVerified a backup that diverged and then goes live has had no output seen that its own machine did not make.
+// A backup that finds, while it has a primary, that its machine is another one says so and leaves without a claim; its primary is
+// alone from then on, and makes it its backup again. If it finds it when the primary is lost, it may be all that is left of the
+// guest and goes live. With RuleVerified it has had no output seen that its own machine did not make.
 // With RuleReceived it may have; that is reported as an alarm.
 //
 // Output that was released, and of which the backup did not hear before it went live, is made a second time
@@ -80,7 +83,7 @@
 //
 //	offset  size  field
 //	0       4     magic "TDPR"
-//	4       2     version: 1
+//	4       2     version: 2
 //	6       1     type
 //	7       1     zero
 //	8       4     length n of the body
@@ -103,17 +106,21 @@
 //	TypeAck       9       u64 received, u64 verified (not more)
 //	TypeBeat      10      u64 released
 //	TypeDiverged  11      u64 sequence, text in UTF-8
-//	TypeHeal      12      u64 first, u64 last (not less)
 //	TypeBye       13      text in UTF-8
+//	TypeAsk       14      u64 sync, u8 realm, 3 zero, u32 count (1 to MaxAsk), u64 first, 16 bytes key
+//	TypeSums      15      u64 sync, u8 realm, 7 zero, u64 first, up to MaxAsk sums of 16 bytes
 //
 // Each side sends a hello first, the running side a SyncBegin next, then rounds of Pages ended by RoundEnds, with Disk
-// between them; after the final one's RoundEnd, Records. The backup answers Ready, then Acks. Beats go both ways, also on
+// between them; after the final one's RoundEnd, Records. The backup answers Ready, then Acks. Before the first round and the disks
+// go over a piece, the primary may Ask for sums of what the backup has in hand there, of realm 1, memory, or 2, disks; each Ask has
+// one Sums for answer. What has the sum that the primary's own has is not sent. A backup keeps nothing for the sums that it
+// told but what they are of, a primary keeps those of a few questions, and what a backup tells wrongly is its own loss. Beats go both ways, also on
 // a second path that is bound to the connection.
 //
 // # Driving a Node
 //
-// Pages and Disk are sent by the driver itself, on the same connection and in order with what Send gives it; SendRound and
-// SendDisks ask for them. A receiver gets all messages through Step. The driver bounds how far it reads ahead: a
+// Pages, Disk and Ask are sent by the driver itself, on the same connection and in order with what Send gives it; SendRound and
+// SendDisks ask for them. So are Sums, for which AnswerAsk asks. A receiver gets all messages through Step. The driver bounds how far it reads ahead: a
 // backup whose memory for records is full reads no further, which the primary sees as lag.
 // A guest that ended is reported by Ended when no output is held any more.
 package pair

@@ -79,14 +79,12 @@ type StateApplied struct{ Sync uint64 }
 // Executed says that this backup has executed records up to Sequence with equal digests.
 type Executed struct{ Sequence uint64 }
 
-// FoundDivergence says that this backup's digest differs at a record.
+// FoundDivergence says that this backup's digest differs at a record, or that it can't follow for another reason. The record
+// may be the one behind the last that has come.
 type FoundDivergence struct {
 	Sequence uint64
 	Text     string
 }
-
-// HealLogged says that records First to Last of the log are the delta that was asked for. They are logged already.
-type HealLogged struct{ First, Last uint64 }
 
 // Drained says that the backup's machine stands at a record: the last one that it received or, if it diverged, the last
 // one that it could follow.
@@ -115,7 +113,6 @@ func (Cut) event()             {}
 func (StateApplied) event()    {}
 func (Executed) event()        {}
 func (FoundDivergence) event() {}
-func (HealLogged) event()      {}
 func (Drained) event()         {}
 func (TookOver) event()        {}
 func (Discarded) event()       {}

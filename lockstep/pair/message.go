@@ -3,7 +3,7 @@ package pair
 import "strings"
 
 // Version is the version of the protocol. A change that an old host would misread gives it another number.
-const Version = 1
+const Version = 2
 
 // Type says what a message is. The numbers are part of the format: they are explicit and never changed.
 type Type uint8
@@ -29,13 +29,19 @@ const (
 	TypeAck Type = 9
 	// TypeBeat says that a host is alive. It exists because an idle guest logs nothing.
 	TypeBeat Type = 10
-	// TypeDiverged says that the backup's machine is another one. It exists to have it healed.
+	// TypeDiverged says that the backup's machine is another one, and that the backup leaves: it will claim no term, and joins
+	// again to be brought up to date. It exists so that the divergence is counted, and nobody takes it for a death.
 	TypeDiverged Type = 11
-	// TypeHeal says which records of the log heal it.
-	TypeHeal Type = 12
+	// 12 was the type of a message of version 1.
+
 	// TypeBye ends the pair in order: its sender will claim no term. It exists so that nobody takes an orderly end for a
 	// death.
 	TypeBye Type = 13
+	// TypeAsk asks a backup for sums of what it has in hand: memory of a machine, or disks, of before the transfer. It exists
+	// so that only what differs is sent.
+	TypeAsk Type = 14
+	// TypeSums answers it.
+	TypeSums Type = 15
 )
 
 // Bounds of messages, in bytes.
@@ -46,6 +52,12 @@ const (
 	MaxText = 1024
 	// MaxOwner bounds a host's name.
 	MaxOwner = 64
+	// MaxAsk bounds how many sums are asked for at once.
+	MaxAsk = 4096
+	// SumBytes is the size of a sum.
+	SumBytes = 16
+	// KeyBytes is the size of the key of sums.
+	KeyBytes = 16
 )
 
 // Digest is a SHA-256 that names something: equal digests, equal things.
@@ -189,8 +201,37 @@ type Diverged struct {
 	Text     string
 }
 
-// Heal: see TypeHeal.
-type Heal struct{ First, Last uint64 }
+// Realm is what sums are of. The numbers are part of the format.
+type Realm uint8
+
+const (
+	// Memory is the guest's RAM: a sum is of a page of 4 KiB, and First is the number of one.
+	Memory Realm = 1
+	// Disks is the row of the guest's disks: a sum is of a block of 64 KiB, which is shorter at the end of a disk, and First is
+	// where the first begins in the row, in bytes. All blocks are of one disk.
+	Disks Realm = 2
+)
+
+func (r Realm) valid() bool { return r == Memory || r == Disks }
+
+// Ask: see TypeAsk.
+type Ask struct {
+	Sync  uint64
+	Realm Realm
+	Count uint32 // 1 to MaxAsk
+	First uint64
+	// Key makes the sums ones that nobody could foresee; it is the same in all asks of a transfer.
+	Key [KeyBytes]byte
+}
+
+// Sums: see TypeSums.
+type Sums struct {
+	Sync  uint64
+	Realm Realm
+	First uint64 // as asked
+	// Sums are those of the first pieces that were asked for, SumBytes each; none if the backup has nothing there.
+	Sums []byte
+}
 
 // Bye: see TypeBye.
 type Bye struct{ Text string }
@@ -206,8 +247,9 @@ func (*Records) Type() Type   { return TypeRecords }
 func (*Ack) Type() Type       { return TypeAck }
 func (*Beat) Type() Type      { return TypeBeat }
 func (*Diverged) Type() Type  { return TypeDiverged }
-func (*Heal) Type() Type      { return TypeHeal }
 func (*Bye) Type() Type       { return TypeBye }
+func (*Ask) Type() Type       { return TypeAsk }
+func (*Sums) Type() Type      { return TypeSums }
 
 // clip makes any text one that a message can carry.
 func clip(text string) string { return strings.ToValidUTF8(text[:min(len(text), MaxText)], "") }

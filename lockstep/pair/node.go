@@ -74,9 +74,9 @@ type Config struct {
 	StallLagRecords uint64 // and stalled when it lacks so many
 	MaxHeldOutputs  int    // or when so many outputs wait
 
-	MaxRounds       uint32 // rounds of pre-copy before the final one
-	FinalDirtyPages uint64 // or as soon as so few pages are dirty
-	AlarmHeals      uint64 // divergences from which each is an alarm
+	MaxRounds        uint32 // rounds of pre-copy before the final one
+	FinalDirtyPages  uint64 // or as soon as so few pages are dirty
+	AlarmDivergences uint64 // divergences from which each is an alarm
 
 	// UnsafeWithoutArbiter lets a host that lost its peer be the guest without asking anyone: a partition makes two.
 	UnsafeWithoutArbiter bool
@@ -88,7 +88,7 @@ func DefaultConfig() Config {
 	return Config{
 		BeatNS: 50 * ms, DetectNS: 300 * ms, StallNS: 3000 * ms, RetryNS: 500 * ms,
 		SlowLagRecords: 20_000, StallLagRecords: 100_000, MaxHeldOutputs: 65_536,
-		MaxRounds: 8, FinalDirtyPages: 1024, AlarmHeals: 3,
+		MaxRounds: 8, FinalDirtyPages: 1024, AlarmDivergences: 3,
 	}
 }
 
@@ -136,9 +136,8 @@ type Node struct {
 	held  []Output // Invariant: sequences do not fall; at most MaxHeldOutputs and what is made before a stall is felt
 	pace  Speed
 
-	diverged bool
-	heal     Heal // what ends a divergence, once it is known
-	heals    uint64
+	diverged    bool // this backup's machine is not the guest's any more, and its peer is lost
+	divergences uint64
 }
 
 // New returns a Node that is joining. It panics if the configuration can't work.
@@ -176,7 +175,7 @@ type Status struct {
 // Status returns the Node's status.
 func (n *Node) Status() Status {
 	return Status{State: n.state, Role: n.role, Term: n.term, Conn: n.conn, Logged: n.logged, Received: n.received,
-		Verified: n.verified, Released: n.released, HeldOutputs: len(n.held), Pace: n.pace, Divergences: n.heals,
+		Verified: n.verified, Released: n.released, HeldOutputs: len(n.held), Pace: n.pace, Divergences: n.divergences,
 		Diverged: n.diverged, Round: n.round, Gated: n.gated, ReplicaBytes: n.c.ReplicaBytes}
 }
 
@@ -205,7 +204,7 @@ func (n *Node) Step(e Event) []Action {
 		n.output(e)
 	case RoundSent, DisksSent, Cut, StateApplied:
 		n.stepSync(e)
-	case Executed, FoundDivergence, HealLogged:
+	case Executed, FoundDivergence:
 		n.stepVerify(e)
 	case Drained, TookOver, Discarded, Ended:
 		n.stepEnd(e)
@@ -257,7 +256,7 @@ func (n *Node) becomeJoining() {
 	n.hangup()
 	n.endSync()
 	n.claim, n.received, n.verified, n.released, n.logged = 0, 0, 0, 0, 0
-	n.diverged, n.heal, n.gated, n.held = false, Heal{}, false, nil
+	n.diverged, n.gated, n.held = false, false, nil
 }
 
 // becomeSyncing begins a state transfer.
@@ -302,7 +301,7 @@ func (n *Node) becomeDraining() {
 func (n *Node) becomeLive() {
 	n.from(Live, Draining)
 	n.role = Primary
-	n.diverged, n.heal = false, Heal{}
+	n.diverged = false
 	n.openGate()
 	n.do(TakeOver{Term: n.term, Released: n.released})
 }
@@ -312,7 +311,7 @@ func (n *Node) becomeAlone() {
 	n.from(Alone, Joining, Syncing, Protected, Contending, Paused, Live)
 	n.role = Primary
 	n.endSync()
-	n.diverged, n.heal = false, Heal{}
+	n.diverged = false
 	n.openGate()
 	n.setPace(Full)
 	n.do(RunGuest{})

@@ -121,7 +121,8 @@ func TestHelloNamesWhatDiffers(t *testing.T) {
 func TestTextsAreClipped(t *testing.T) {
 	for _, text := range []string{"", strings.Repeat("a", MaxText-1) + "é and more", "\xff\xfe broken"} {
 		primary, backup := protectedPair()
-		all := append(backup.Step(FoundDivergence{13, text}), backup.Step(Ended{text})...)
+		_, ending := protectedPair()
+		all := append(backup.Step(FoundDivergence{13, text}), ending.Step(Ended{text})...)
 		all = append(all, primary.Step(Ended{text})...)
 		sent := 0
 		for _, a := range all {

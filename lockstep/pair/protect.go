@@ -5,7 +5,7 @@ import "fmt"
 // fromPrimary takes a message on a backup, and tells whether it has a place here.
 func (n *Node) fromPrimary(term uint64, m Message) bool {
 	switch m := m.(type) {
-	case *SyncBegin, *Pages, *Disk, *RoundEnd:
+	case *SyncBegin, *Pages, *Disk, *RoundEnd, *Ask:
 		return n.syncMessage(term, m)
 	case *Records:
 		if n.state != Protected && !(n.state == Syncing && n.applying) || m.First != n.received+1 {
@@ -17,12 +17,6 @@ func (n *Node) fromPrimary(term uint64, m Message) bool {
 		if n.state == Protected {
 			n.ack()
 		}
-	case *Heal:
-		if n.state != Protected || !n.diverged || m.First <= n.verified || m.Last > n.received {
-			return false
-		}
-		n.heal = *m
-		n.do(ExpectHeal{First: m.First, Last: m.Last})
 	default:
 		return false
 	}
@@ -60,15 +54,23 @@ func (n *Node) fromBackup(m Message) bool {
 		n.received, n.verified = min(m.Received, n.logged), min(m.Verified, n.logged)
 		n.release()
 		n.keepPace()
-	case *Diverged:
-		if n.state != Protected || n.diverged || m.Sequence <= n.verified || m.Sequence > n.logged {
+	case *Sums:
+		if m.Sync != n.sync || n.state != Syncing && n.state != Protected {
 			return false
 		}
-		n.diverged = true
-		n.heals++
-		r := Report{Alarm: n.heals >= n.c.AlarmHeals}
-		r.Text = fmt.Sprintf("the backup diverged at record %d (divergence %d): %q: healing it", m.Sequence, n.heals, m.Text)
-		n.do(r, MakeDelta{})
+		if !n.gated { // else nobody waits for it any more
+			n.do(TakeSums{m})
+		}
+	case *Diverged:
+		if n.state != Protected || m.Sequence <= n.verified || m.Sequence-1 > n.logged {
+			return false
+		}
+		n.divergences++
+		r := Report{Alarm: n.divergences >= n.c.AlarmDivergences}
+		r.Text = fmt.Sprintf("the backup diverged at record %d (divergence %d): %q: healing it", m.Sequence, n.divergences, m.Text)
+		n.do(r)
+		n.hangup()
+		n.becomeAlone() // as after a farewell, the backup claims nothing
 	default:
 		return false
 	}
@@ -173,23 +175,17 @@ func (n *Node) stepVerify(e Event) {
 		if n.role != Backup || n.state != Protected && n.state != Contending && n.state != Paused && n.state != Draining {
 			return
 		}
-		if e.Sequence <= n.verified || e.Sequence > n.received || n.diverged {
+		if e.Sequence <= n.verified || e.Sequence-1 > n.received || n.diverged {
 			panic(fmt.Sprintf("pair: a divergence at record %d, verified are %d of %d", e.Sequence, n.verified, n.received))
 		}
-		n.diverged, n.heal = true, Heal{}
-		n.heals++
-		if n.state == Protected {
-			n.send(&Diverged{Sequence: e.Sequence, Text: clip(e.Text)})
-		}
-	case HealLogged:
-		if n.state != Protected || !n.diverged {
+		n.divergences++
+		if n.state != Protected {
+			n.diverged = true // this machine may be all that is left of the guest
 			return
 		}
-		if e.First == 0 || e.Last < e.First || e.Last > n.logged {
-			panic(fmt.Sprintf("pair: healing by records %d to %d of %d", e.First, e.Last, n.logged))
-		}
-		n.diverged = false
-		n.send(&Heal{First: e.First, Last: e.Last})
+		n.send(&Diverged{Sequence: e.Sequence, Text: clip(e.Text)})
+		n.do(DiscardGuest{})
+		n.becomeJoining()
 	}
 }
 
@@ -201,10 +197,7 @@ func (n *Node) executed(sequence uint64) {
 		panic(fmt.Sprintf("pair: executed to record %d, verified are %d of %d", sequence, n.verified, n.received))
 	}
 	if n.diverged {
-		if n.heal.Last == 0 || sequence < n.heal.Last {
-			return // a diverged machine verifies nothing
-		}
-		n.diverged, n.heal = false, Heal{}
+		return // a diverged machine verifies nothing
 	}
 	n.verified = sequence
 	if n.state == Protected {

@@ -114,8 +114,10 @@ func (s *scene) play(t *testing.T, f []string) {
 		s.step(who, Executed{num(2)})
 	case "diverged":
 		s.step(who, FoundDivergence{num(2), "rip differs"})
-	case "heal":
-		s.step(who, HealLogged{num(2), num(3)})
+	case "ask": // ask WHO FIRST COUNT: a question of its primary's
+		s.step(who, Received{n.conn, n.term, &Ask{Sync: n.sync, Realm: Memory, First: num(2), Count: uint32(num(3))}})
+	case "sums": // sums WHO FIRST COUNT: an answer of its backup's
+		s.step(who, Received{n.conn, n.term, &Sums{Sync: n.sync, Realm: Memory, First: num(2), Sums: make([]byte, num(3)*SumBytes)}})
 	case "drained":
 		s.step(who, Drained{num(2)})
 	case "tookover":
@@ -178,6 +180,10 @@ func (s *scene) step(who string, e Event) {
 			switch r := a.(type) {
 			case StoreDisk:
 				text = fmt.Sprintf("StoreDisk: %d bytes, then whole through %d", len(r.Disk.Data), r.Disk.Through)
+			case AnswerAsk:
+				text = fmt.Sprintf("AnswerAsk: %d from %d", r.Ask.Count, r.Ask.First)
+			case TakeSums:
+				text = fmt.Sprintf("TakeSums: %d bytes from %d", len(r.Sums.Sums), r.Sums.First)
 			case StoreRecords:
 				text = "StoreRecords: " + messageText(r.Records)
 			case Report:

@@ -39,7 +39,7 @@ func TestSimulation(t *testing.T) {
 		c, s := &w.counts, &sum.counts
 		s.failovers += c.failovers
 		s.crashes += c.crashes
-		s.heals += c.heals
+		s.divergences += c.divergences
 		s.protections += c.protections
 		s.restarts += c.restarts
 		s.pauses += c.pauses
@@ -49,7 +49,7 @@ func TestSimulation(t *testing.T) {
 	}
 	c := sum.counts
 	t.Logf("%d worlds: %+v", *seeds, c)
-	if *seeds >= 100 && (c.failovers == 0 || c.heals == 0 || c.pauses == 0 || c.restarts == 0 || c.dropped == 0 || c.farewells == 0) {
+	if *seeds >= 100 && (c.failovers == 0 || c.divergences == 0 || c.pauses == 0 || c.restarts == 0 || c.dropped == 0 || c.farewells == 0) {
 		t.Error("something never happened: the simulation shows nothing about it")
 	}
 }

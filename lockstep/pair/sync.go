@@ -101,6 +101,11 @@ func (n *Node) syncMessage(term uint64, m Message) bool {
 			return false
 		}
 		n.do(StorePages{m})
+	case *Ask:
+		if !n.current(m.Sync) || n.applying {
+			return false
+		}
+		n.do(AnswerAsk{m})
 	case *Disk:
 		if !n.current(m.Sync) || n.applying {
 			return false

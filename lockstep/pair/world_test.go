@@ -34,7 +34,7 @@ type world struct {
 	acked  uint64 // the highest record that a primary took as held, in ackTerm
 	ackOf  uint64
 	failed string
-	counts struct{ failovers, crashes, heals, protections, restarts, pauses, releases, dropped, farewells int }
+	counts struct{ failovers, crashes, divergences, protections, restarts, pauses, releases, dropped, farewells int }
 }
 
 type scheduled struct {
@@ -52,7 +52,6 @@ type host struct {
 	history   []uint32
 	incoming  []uint32 // the state that is being transferred
 	executed  uint64
-	healTo    uint64
 	differs   bool
 	outputs   map[uint64]uint64
 	offsetNS  int64
@@ -112,7 +111,7 @@ func (w *world) boot(i int, role Role) {
 	c.SlowLagRecords, c.StallLagRecords, c.MaxHeldOutputs = 20, 60, 40
 	h.node, h.alive, h.running = New(c), true, false
 	h.node.broken = w.broken
-	h.history, h.incoming, h.executed, h.healTo, h.differs = nil, nil, 0, 0, false
+	h.history, h.incoming, h.executed, h.differs = nil, nil, 0, false
 	h.outputs = map[uint64]uint64{}
 	h.lastState = Joining
 	w.ticks(h, h.life)
@@ -196,12 +195,10 @@ func (w *world) work(h *host) {
 
 func (w *world) execute(h *host) {
 	switch {
-	case h.differs && h.healTo > 0:
-		h.executed, h.differs, h.healTo = h.healTo, false, 0
-		w.step(h, Executed{h.executed})
 	case h.differs:
 	case w.chance(60):
 		h.differs = true
+		w.counts.divergences++
 		w.step(h, FoundDivergence{Sequence: h.executed + 1, Text: "rip"})
 	default:
 		h.executed += uint64(w.r.IntN(len(h.history)-int(h.executed)) + 1)
@@ -329,7 +326,7 @@ func (w *world) act(h *host, a Action) {
 		h.incoming = numbers(a.Pages.Data)
 	case ApplyState:
 		h.history = slices.Clone(h.incoming)
-		h.executed, h.differs, h.healTo = a.Sequence, false, 0
+		h.executed, h.differs = a.Sequence, false
 		later(w.r.Int64N(50*msNS), func() Event { return StateApplied{a.Sync} })
 	case StoreRecords:
 		h.history = append(h.history, numbers(a.Records.Frame)...)
@@ -349,19 +346,6 @@ func (w *world) act(h *host, a Action) {
 		if h.node.state == Fenced {
 			later(w.r.Int64N(50*msNS), func() Event { return Discarded{} })
 		}
-	case MakeDelta:
-		w.counts.heals++
-		later(w.r.Int64N(50*msNS), func() Event {
-			if !h.node.isGuest() || !h.running {
-				return Tick{NowNS: h.node.nowNS}
-			}
-			h.history = append(h.history, w.r.Uint32())
-			at := uint64(len(h.history))
-			w.step(h, Logged{First: at, Count: 1, Frame: words(h.history[at-1:])})
-			return HealLogged{at, at}
-		})
-	case ExpectHeal:
-		h.healTo = a.Last
 	case Drain:
 		later(w.r.Int64N(50*msNS), func() Event {
 			if h.differs && w.rule == RuleVerified {

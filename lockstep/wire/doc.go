@@ -105,7 +105,8 @@
 //	         0 zero: nothing; the page is all zero
 //	         1 plain: the page's 4096 bytes
 //	         2 same: nothing; the page is as in the shadow. It was written and has its old content again, but the
-//	           reader's machine may have another there
+//	           reader's machine may have another there. In a stream without a shadow: the page is as the reader's host has it
+//	           in hand and has told ([PageWriter.Same])
 //	         3 differences: runs of words of 8 bytes that differ from the shadow's page; each word is a uvarint, its
 //	           difference from the shadow's word as a number, zigzag-coded
 //	         4 words: runs of words that differ; each word is its 8 bytes
@@ -113,7 +114,8 @@
 // Runs name the page's 512 words from the first to the last: a uvarint, how many words are as in the shadow; unless the
 // page ends there, a uvarint, how many words follow that differ (at least 1), and those words; and so on until the
 // page ends. Differences are small where a guest counts and moves pointers, words compress well where it fills buffers:
-// the writer takes what is shorter. A page comes by coding 2, 3 or 4 only if the shadow has it. When a page is written
+// the writer takes what is shorter. A page comes by coding 2, 3 or 4 only if the shadow, or the reader's
+// hand, has it. When a page is written
 // or read, the shadow gets its content.
 //
 // A delta that is cut off must not be applied in part: a peer waits for the last part before it touches its machine.

@@ -16,7 +16,8 @@ import (
 type PageReader struct {
 	shadow *Shadow
 	limit  uint64
-	blind  bool          // the pages' contents are not wanted, and there is no shadow to make them from
+	blind  bool // the pages' contents are not wanted, and there is no shadow to make them from
+	hand   func(number uint64) []byte
 	zstd   *zstd.Decoder // made for the first compressed block
 
 	r      io.Reader
@@ -39,6 +40,10 @@ func NewPageReader(shadow *Shadow, limit uint64) *PageReader {
 // NewPageScanner returns a reader that tells which pages streams have, and by Stats how they are coded, but not what is
 // in them: the contents that Next returns mean nothing. It needs no shadow.
 func NewPageScanner() *PageReader { return &PageReader{limit: MaxPages, blind: true} }
+
+// Hand has pages that are as this host has them in hand taken from it: hand returns a page's content, or nil if this host has
+// not told of it. The reader has no shadow. With nil there are no such pages.
+func (p *PageReader) Hand(hand func(number uint64) []byte) { p.hand = hand }
 
 // Begin begins to read a stream from r.
 func (p *PageReader) Begin(r io.Reader) {
@@ -129,6 +134,15 @@ func (p *PageReader) readPage(c *cursor) uint64 {
 	case pagePlain:
 		copy(p.page[:], c.take(PageSize))
 	case pageSame, pageDifferences, pageWords:
+		if coding == pageSame && p.hand != nil {
+			content := p.hand(number)
+			if content == nil {
+				c.fail("page %#x is said to be as this host has it, which has told nothing of it", number)
+				return 0
+			}
+			copy(p.page[:], content)
+			break
+		}
 		old := p.shadow.page(number)
 		if p.blind {
 			old = &zeroPage

@@ -310,6 +310,53 @@ func TestDeltaThatIsInterrupted(t *testing.T) {
 	}
 }
 
+// Pages that the reader's host has in hand come without their content, and only if it has told of them.
+func TestPagesInHand(t *testing.T) {
+	var stream bytes.Buffer
+	w := NewPageWriter(nil)
+	w.Begin(&stream)
+	plain := bytes.Repeat([]byte{1, 2, 3, 4}, PageSize/4)
+	err := w.State(nil)
+	for _, number := range []uint64{3, 5, 900} {
+		if err == nil {
+			err = w.Same(number)
+		}
+	}
+	if err == nil {
+		err = w.Page(901, plain)
+	}
+	if err == nil {
+		err = w.End()
+	}
+	if s := w.Stats(); err != nil || s.Same != 3 || s.Pages() != 4 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	inHand := map[uint64][]byte{3: bytes.Repeat([]byte{3}, PageSize), 5: bytes.Repeat([]byte{5}, PageSize), 900: plain, 901: nil}
+	for name, untold := range map[string]uint64{"all told": 0, "one untold": 5} {
+		r := NewPageReader(nil, 1000)
+		r.Hand(func(number uint64) []byte {
+			if number == untold {
+				return nil
+			}
+			return inHand[number]
+		})
+		got := memory{}
+		p, err := readStream(r, bytes.NewReader(stream.Bytes()), got)
+		var malformed *FormatError
+		switch {
+		case untold != 0:
+			if !errors.As(err, &malformed) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case err != nil || len(p.numbers) != 4 || !bytes.Equal(got[901], plain) || !bytes.Equal(got[5], inHand[5]) || !bytes.Equal(got[900], plain):
+			t.Errorf("%s: pages %v, %v", name, p.numbers, err)
+		}
+	}
+	if _, err := readStream(NewPageReader(nil, 1000), bytes.NewReader(stream.Bytes()), memory{}); err == nil {
+		t.Error("a reader with nothing in hand has pages of it")
+	}
+}
+
 func FuzzPages(f *testing.F) {
 	rnd := rand.New(rand.NewPCG(1, 9))
 	m := memory{}
@@ -343,6 +390,20 @@ func FuzzPages(f *testing.F) {
 			}
 			if shadow.Pages() > 4 {
 				t.Fatalf("a shadow of %d pages", shadow.Pages())
+			}
+		}
+		hand := make([]byte, PageSize)
+		told := NewPageReader(nil, 1000)
+		told.Hand(func(number uint64) []byte {
+			if number%2 == 0 {
+				return hand
+			}
+			return nil
+		})
+		told.Begin(bytes.NewReader(stream))
+		if _, err := told.State(); err == nil {
+			for err == nil {
+				_, _, err = told.Next()
 			}
 		}
 		check(stream)

@@ -93,18 +93,41 @@ func (p *PageWriter) State(blob []byte) error {
 
 // Page writes a page's number and content, PageSize bytes.
 func (p *PageWriter) Page(number uint64, content []byte) error {
-	p.enter(stagePages, stagePages)
-	if len(content) != PageSize || number < p.next || number >= MaxPages {
-		panic(fmt.Sprintf("wire: page %#x of %d bytes where %#x is the smallest", number, len(content), p.next))
+	if len(content) != PageSize {
+		panic(fmt.Sprintf("wire: page %#x of %d bytes", number, len(content)))
 	}
-	gap := number - p.next
-	p.next = number + 1
+	gap := p.gap(number)
 	old := p.shadow.page(number)
 	coding := p.appendPage(gap, old, content)
 	p.stats.count(coding)
 	if coding != pageSame {
 		p.shadow.set(number, content)
 	}
+	return p.flushFull()
+}
+
+// Same writes that a page is as the reader's host has it in hand. The writer has no shadow.
+func (p *PageWriter) Same(number uint64) error {
+	if p.shadow != nil {
+		panic("wire: a page is as in two places")
+	}
+	p.block = binary.AppendUvarint(p.block, p.gap(number)*8+pageSame)
+	p.stats.count(pageSame)
+	return p.flushFull()
+}
+
+// gap returns how many pages are left out before the next one, which is this one.
+func (p *PageWriter) gap(number uint64) uint64 {
+	p.enter(stagePages, stagePages)
+	if number < p.next || number >= MaxPages {
+		panic(fmt.Sprintf("wire: page %#x where %#x is the smallest", number, p.next))
+	}
+	gap := number - p.next
+	p.next = number + 1
+	return gap
+}
+
+func (p *PageWriter) flushFull() error {
 	if len(p.block) < blockFull {
 		return nil
 	}

@@ -19,11 +19,17 @@
 // A part of a row of disks, little-endian; it lies inside the row, and may go over the end of a disk into the next:
 //
 //	offset  size  field
-//	0       1     kind: 1 data, 2 zeros, 3 as in the overlay's base
+//	0       1     kind: 1 data, 2 zeros, 3 as in the overlay's base, 4 as the replica has it
 //	1       7     zero
 //	8       8     offset in the row in bytes
 //	16      8     length n in bytes, at least 1; of data at most 1 MiB
 //	24      n     data; nothing for the others
+//
+// What lies at a disk's path when a replica is made there, of whatever time, may have much of the disk's content: an earlier replica,
+// or the disk of a host that was lost. Its sums are told ([Replicas.Sums], package sums), of blocks of 64 KiB, and what has the sum
+// of the primary's block is not sent. Nothing but equal content counts: neither the file's name nor a mark in it. The sums cost
+// 256 MiB of traffic per TiB of stored content, and reading it on both hosts; of what is a hole or as in the base nobody asks.
+// A transfer asks for a few MiB ahead and keeps no more sums than of those; a replica keeps a bit for each block, 2 MiB per TiB.
 //
 // A file that is becoming a replica has the extended attribute user.tandem.incomplete, and [Open] refuses it. What an overlay
 // has from its base, and read-only disks, both hosts have, which their fingerprints tell ([Form]). Zeros are sent, as two

@@ -100,32 +100,3 @@ func (s *Server) GoLive(done func(payload []byte)) error {
 	s.wake.Broadcast()
 	return nil
 }
-
-// Settle waits until every request that was submitted is done; with a server that follows, reads are none. Their data is
-// not in use any more then.
-func (s *Server) Settle() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.settle()
-}
-
-func (s *Server) settle() {
-	for len(s.active) > 0 {
-		s.following.ended.Wait()
-	}
-}
-
-// Restart makes the requests of pending those that the log has not completed, whatever was before: of a machine that follows
-// and has been given another state. They are executed, in their order.
-func (s *Server) Restart(pending []virtio.DiskRequest) {
-	s.mu.Lock()
-	s.settle()
-	if s.following.open == nil {
-		panic("blk: a live disk is restarted")
-	}
-	clear(s.following.open)
-	s.mu.Unlock()
-	for _, r := range pending {
-		s.Submit(r)
-	}
-}

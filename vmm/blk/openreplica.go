@@ -18,7 +18,8 @@ func (o Options) name() string {
 }
 
 // openReplica opens a disk to be a replica of one with form f, whose place in the row begins at start, and marks it as
-// incomplete. What it has of the first from bytes of the row is kept.
+// incomplete. What it has is kept, but it is taken to be worth anything by the first from bytes of the row alone: of the rest the
+// content tells.
 func openReplica(o Options, f Form, start, from int64) (Image, error) {
 	kept := from > start
 	image, err := openForm(o, f, kept)
@@ -78,12 +79,50 @@ func openOver(base *raw, o Options, f Form, kept bool) (Image, error) {
 		if _, err := os.Lstat(o.Overlay); err != nil {
 			return nil, fmt.Errorf("overlay %s: %w: %w", o.Overlay, ErrNotKept, err)
 		}
-	} else {
-		if err := emptyOverlay(o.Overlay, o.Path, base); err != nil {
-			return nil, fmt.Errorf("overlay %s: %w", o.Overlay, err)
-		}
+		return openOverlayFile(o.Overlay, o.Path, base)
+	}
+	replica, err := openOverlayReplica(o.Overlay, base)
+	if replica != nil || err != nil {
+		return replica, err
+	}
+	if err := emptyOverlay(o.Overlay, o.Path, base); err != nil {
+		return nil, fmt.Errorf("overlay %s: %w", o.Overlay, err)
 	}
 	return openOverlayFile(o.Overlay, o.Path, base)
+}
+
+// openOverlayReplica opens an overlay that there is. It returns nil if there is none over this base; a file that is something else
+// is an error. An overlay that is damaged, or of another base, is none.
+func openOverlayReplica(path string, base Image) (Image, error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	f, err := openFile(path, readWrite)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkReplaceable(f); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("overlay %s: %w", path, err)
+	}
+	o, err := newOverlay(f, base)
+	if err == nil {
+		err = fitOverlay(f, &o.head)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil // it is made anew
+	}
+	return o, nil
+}
+
+// fitOverlay gives an overlay that was cut short its length again: what is not there reads as zeros.
+func fitOverlay(f *osFile, h *header) error {
+	size, err := f.size()
+	if err != nil || size >= h.dataOffset()+h.size {
+		return err
+	}
+	return f.Truncate(h.dataOffset() + h.size)
 }
 
 // emptyOverlay makes an overlay that exists an empty one. A file that is something else is left alone.

@@ -304,6 +304,34 @@ func (o *overlay) change(off, n int64, write func() error) error {
 	return nil
 }
 
+// revert gives n bytes from off on the content of the base. Clusters that are in the overlay stay there, as copies of the base's.
+func (o *overlay) revert(off, n int64) error {
+	if !o.inside(off, n) {
+		return errBeyond
+	}
+	var buffer []byte
+	for n > 0 {
+		o.mu.RLock()
+		s := o.next(off, n)
+		o.mu.RUnlock()
+		for done := int64(0); s.mine && done < s.n; {
+			if buffer == nil {
+				buffer = make([]byte, maxPartData)
+			}
+			p := buffer[:min(s.n-done, maxPartData)]
+			if _, err := o.base.ReadAt(p, off+done); err != nil {
+				return err
+			}
+			if _, err := o.file.WriteAt(p, o.head.dataOffset()+off+done); err != nil {
+				return err
+			}
+			done += int64(len(p))
+		}
+		off, n = off+s.n, n-s.n
+	}
+	return nil
+}
+
 // bring copies cluster c from the base unless it is in the overlay already or n bytes from off on cover it.
 func (o *overlay) bring(c, off, n int64) error {
 	start := c * clusterSize

@@ -19,6 +19,7 @@ const (
 	partData  = 1
 	partZeros = 2
 	partBased = 3
+	partSame  = 4
 )
 
 // part is a piece of a row of disks.
@@ -26,6 +27,7 @@ type part struct {
 	off, n int64
 	data   []byte // nil: zeros
 	based  bool   // instead: as in the base of an overlay
+	same   bool   // instead: as it is
 }
 
 // appendPartHeader appends the header of n bytes at off.
@@ -51,6 +53,8 @@ func decodePart(p []byte, size int64) (part, error) {
 		return part{off: int64(off), n: int64(n)}, nil
 	case p[0] == partBased && len(p) == partHeader:
 		return part{off: int64(off), n: int64(n), based: true}, nil
+	case p[0] == partSame && len(p) == partHeader:
+		return part{off: int64(off), n: int64(n), same: true}, nil
 	case p[0] == partData && n <= maxPartData && uint64(len(p)-partHeader) == n:
 		return part{off: int64(off), n: int64(n), data: p[partHeader:]}, nil
 	}

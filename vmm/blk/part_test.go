@@ -10,6 +10,7 @@ func FuzzPart(f *testing.F) {
 	f.Add(append(appendPartHeader(nil, partData, 512, 4), "data"...), int64(1024))
 	f.Add(appendPartHeader(nil, partZeros, 0, 1<<40), int64(1<<40))
 	f.Add(appendPartHeader(nil, partBased, 3, 9), int64(12))
+	f.Add(appendPartHeader(nil, partSame, 65536, 65536), int64(1<<20))
 	f.Add(appendPartHeader(nil, partZeros, -1, 2), int64(1024))
 	f.Add(appendPartHeader(nil, partData, 1, -1), int64(1024))
 	f.Fuzz(func(t *testing.T, p []byte, size int64) {
@@ -25,6 +26,8 @@ func FuzzPart(f *testing.F) {
 		switch {
 		case got.based:
 			kind = partBased
+		case got.same:
+			kind = partSame
 		case got.data != nil:
 			kind = partData
 		}

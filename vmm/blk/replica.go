@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"tandem/vmm/sums"
 )
 
 // Bounds of what a replica has not made stable yet, in parts and in bytes.
@@ -21,6 +23,14 @@ type Replicas struct {
 	starts []int64
 	size   int64
 
+	// told has, for each disk, the blocks whose sums were told, and that nothing was stored in since.
+	told []chunkSet
+	// blank says of a disk that nothing lay there.
+	blank []bool
+	// asking is held while sums are made, so that the images are open, and over, which it guards, says that no more are.
+	asking sync.RWMutex
+	over   bool
+
 	queue   chan []byte
 	written sync.WaitGroup
 
@@ -37,9 +47,9 @@ type Replicas struct {
 var errEnded = errors.New("the replica is finished or closed")
 
 // OpenReplicas opens and locks this host's disks and makes them ready to be replicas of those of another host: files that
-// don't exist are created, overlays are emptied. What they had is lost. Of the row of disks the first from bytes are kept:
-// they are what a transfer that broke off has stored ([Replicas.Close]), else the error is [ErrNotKept]; a from beyond the row
-// is 0. Errors name the file, the cause and what to do.
+// don't exist are created, overlays of another base are emptied. What they had is overwritten, but where the other host has the
+// same ([Replicas.Sums]). Of the row of disks the first from bytes are kept: they are what a transfer that broke off has stored
+// ([Replicas.Close]), else the error is [ErrNotKept]; a from beyond the row is 0. Errors name the file, the cause and what to do.
 func OpenReplicas(options []Options, forms []Form, from int64) (*Replicas, error) {
 	if len(options) != len(forms) {
 		return nil, fmt.Errorf("the primary's guest has %d disks, and this host has been given %d: give it as many, in the same order",
@@ -63,11 +73,20 @@ func OpenReplicas(options []Options, forms []Form, from int64) (*Replicas, error
 			r.closeImages()
 			return nil, err
 		}
-		r.images = append(r.images, image)
+		r.add(image)
 	}
 	r.queue = make(chan []byte, maxQueuedParts)
 	r.written.Go(r.write)
 	return r, nil
+}
+
+// add takes the next image.
+func (r *Replicas) add(image Image) {
+	n := image.Size()
+	e, err := extentOf(image, 0, n)
+	r.images = append(r.images, image)
+	r.told = append(r.told, newChunkSet((n+chunk-1)/chunk))
+	r.blank = append(r.blank, err == nil && e.content != stored && e.n == n)
 }
 
 // Store takes the next part, which may be used again when it returns; it is written a little later, in the order of the
@@ -120,10 +139,12 @@ func (r *Replicas) put(p part, unsynced []int64) error {
 		if from >= to {
 			continue
 		}
-		var err error
+		err := r.touch(i, from-r.starts[i], to-r.starts[i], p.same)
+		o, _ := image.(*overlay)
 		switch {
-		case p.based && r.forms[i].Kind == Overlay:
-			continue
+		case err != nil || p.same:
+		case p.based && o != nil:
+			err = o.revert(from-r.starts[i], to-from)
 		case p.based:
 			err = errors.New("the primary sends nothing but that it is as in a base, and there is none")
 		case p.data == nil:
@@ -141,6 +162,70 @@ func (r *Replicas) put(p part, unsynced []int64) error {
 		}
 	}
 	return nil
+}
+
+// touch takes note that disk i gets other content from one byte to another, or is said to have it: that is refused of blocks of which
+// nothing was told, or that have got something else since.
+func (r *Replicas) touch(i int, from, to int64, same bool) error {
+	told := r.told[i]
+	for c := from / chunk; c*chunk < to; c++ {
+		if !same {
+			if c = told.next(c); c < 0 || c*chunk >= to {
+				return nil
+			}
+			told.take(c)
+			continue
+		}
+		if told.next(c) != c {
+			return errors.New("the primary says that it is as it is here, of which nothing was told")
+		}
+	}
+	return nil
+}
+
+// Sums returns the sums, made with a key, of what lies in the replica: of count blocks of 64 KiB from the byte first of the row on,
+// which is the first of a block. The last block of a disk may be shorter, and none is of two disks. There are none if nothing lies
+// there, and fewer if something can't be read. An error is that of a question that no primary has.
+func (r *Replicas) Sums(key sums.Key, first int64, count int) ([]sums.Sum, error) {
+	r.asking.RLock()
+	defer r.asking.RUnlock()
+	i := r.at(first)
+	switch {
+	case r.over:
+		return nil, nil
+	case i < 0 || (first-r.starts[i])%chunk != 0 || int64(count) > (r.forms[i].Size-(first-r.starts[i])+chunk-1)/chunk:
+		return nil, fmt.Errorf("the primary asks for the sums of %d blocks from %d, which there are not", count, first)
+	}
+	if r.blank[i] {
+		return nil, nil
+	}
+	h := sums.NewHasher(key)
+	p := make([]byte, chunk)
+	zero := h.Of(p)
+	out := make([]sums.Sum, 0, count)
+	for off := first - r.starts[i]; len(out) < count; off += chunk {
+		p := p[:min(chunk, r.forms[i].Size-off)]
+		sum := zero
+		if e, err := extentOf(r.images[i], off, int64(len(p))); err != nil || e.content != zeros || e.n != chunk {
+			if _, err := r.images[i].ReadAt(p, off); err != nil {
+				break // what can't be read may yet be written
+			}
+			sum = h.Of(p)
+		}
+		out = append(out, sum)
+		r.told[i].add(off/chunk, off/chunk)
+	}
+	return out, nil
+}
+
+// at returns the disk that byte off of the row is in, or -1.
+func (r *Replicas) at(off int64) int {
+	for i, f := range r.forms {
+		if off >= r.starts[i] && off < r.starts[i]+f.rowBytes() {
+			return i
+		}
+	}
+	return -1
 }
 
 func replicaError(disk int, err error) error {
@@ -206,6 +291,9 @@ func (r *Replicas) Close() error {
 
 // end waits until everything is written, unless that was done before.
 func (r *Replicas) end() bool {
+	r.asking.Lock()
+	r.over = true
+	r.asking.Unlock()
 	r.putting.Lock()
 	defer r.putting.Unlock()
 	if r.closed {

@@ -265,7 +265,8 @@ func TestReplicaFaults(t *testing.T) {
 				return nil
 			}
 			forms := []Form{{Kind: Raw, Size: 2 * chunk}}
-			r := &Replicas{images: []Image{d}, forms: forms, starts: []int64{0}, size: 2 * chunk, queue: make(chan []byte, 1)}
+			r := &Replicas{forms: forms, starts: []int64{0}, size: 2 * chunk, queue: make(chan []byte, 1)}
+			r.add(d)
 			r.written.Go(r.write)
 			for _, p := range [][]byte{data, appendPartHeader(nil, partZeros, chunk, chunk)} {
 				if err := r.Store(p); err != nil && !errors.Is(err, test.err) {

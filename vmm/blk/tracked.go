@@ -6,7 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// chunk is the number of bytes of a disk that are tracked, and sent again, together. It is a multiple of clusterSize.
+// chunk is the number of bytes of a disk that are tracked, and sent again, together, and that have a sum. It is a multiple of
+// clusterSize, and part of what hosts tell each other: it is never changed.
 const chunk = 64 << 10
 
 // Tracked is an image that remembers where it was changed, so that a replica of it can be made while it is in use.
@@ -47,6 +48,16 @@ func (t *Tracked) Zero(off, n int64, punch bool) error {
 func (t *Tracked) form() (Form, error) { return FormOf(t.Image) }
 
 func (t *Tracked) extent(off, n int64) (extent, error) { return extentOf(t.Image, off, n) }
+
+// stretch returns what is at off, up to the disk's end, of stored content no more than is looked at together.
+func (t *Tracked) stretch(off int64) (extent, error) {
+	const look = askBlocks * chunk
+	e, err := t.extent(off, min(t.Size()-off, look))
+	if err != nil || e.content == stored || e.n < look {
+		return e, err
+	}
+	return t.extent(off, t.Size()-off)
+}
 
 func (t *Tracked) mark(off, n int64) {
 	end := min(off+n, t.Size())

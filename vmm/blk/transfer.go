@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"sync/atomic"
+
+	"tandem/vmm/sums"
 )
 
 // When a transfer is near enough to its end to stop the guest for the rest.
@@ -79,6 +81,14 @@ type Transfer struct {
 	ordered  bool // the span is at next
 	progress atomic.Int64
 	rounds   atomic.Int64
+
+	// comparing asks what the replica has as it is; it is nil if all is sent. same tells it of the chunks of the span, which begins
+	// at chunk first, or is empty.
+	comparing *comparison
+	same      []bool
+	first     int64
+	sameBytes atomic.Int64
+	sentBytes atomic.Int64
 }
 
 // Begin begins a transfer to a replica that has the first from bytes of the row, or had them at some time since it got the
@@ -128,6 +138,20 @@ func (r *Row) at(off int64) int {
 	}
 	return -1
 }
+
+// Compare lets the transfer ask for the sums, made with a key, of what lies in the replica, and not send what has the same. It is
+// called before the first part is taken.
+func (t *Transfer) Compare(key sums.Key, asker sums.Asker) {
+	from := t.next
+	if i := t.row.at(from); i >= 0 && from > 0 {
+		// The block in which it goes on may be due: what is on its way there is not in its sum.
+		from = min(from+chunk, t.row.starts[i]+t.row.forms[i].Size)
+	}
+	t.comparing = newComparison(t.row, from, key, asker)
+}
+
+// Content returns how many bytes of content were sent, and how many were not, because the replica had them.
+func (t *Transfer) Content() (sent, same int64) { return t.sentBytes.Load(), t.sameBytes.Load() }
 
 // Next appends the next part to dst and returns it. A nil part says that nothing is left now; once the guest stands still,
 // the replica has everything then. An error is one of reading this host's disk,
@@ -188,7 +212,7 @@ func (t *Transfer) inDisk(i int, c int64) bool { return c*chunk < t.row.forms[i]
 // takeOrdered takes what comes next in disk i: as much as is a hole, or a few chunks.
 func (t *Transfer) takeOrdered(i int) error {
 	d, off := t.row.disks[i], t.next-t.row.starts[i]
-	e, err := d.extent(off, d.Size()-off)
+	e, err := d.stretch(off)
 	if err != nil {
 		return fmt.Errorf("disk %d: %w", i+1, err)
 	}
@@ -201,7 +225,11 @@ func (t *Transfer) takeOrdered(i int) error {
 	for c := off / chunk; c*chunk < t.end; c++ {
 		d.since.take(c)
 	}
-	return nil
+	if t.comparing != nil && n <= maxSpan*chunk {
+		t.first = off / chunk
+		t.same, err = t.comparing.span(i, t.first, t.end, t.same)
+	}
+	return err
 }
 
 // takeWritten makes due what was written meanwhile, and reports whether there was anything.
@@ -219,12 +247,18 @@ func (t *Transfer) takeWritten() bool {
 
 func (t *Transfer) span(disk int, at, end int64) {
 	t.disk, t.at, t.end = disk, at, min(end, t.row.forms[disk].Size)
+	t.same = t.same[:0]
 }
 
 // encode appends the part at the start of the span to dst, and says how much of the span it is.
 func (t *Transfer) encode(dst []byte) (p []byte, n int64, err error) {
 	d, off := t.row.disks[t.disk], t.row.starts[t.disk]+t.at
-	e, err := d.extent(t.at, t.end-t.at)
+	end, same := t.alike()
+	if same {
+		t.sameBytes.Add(end - t.at)
+		return appendPartHeader(dst, partSame, off, end-t.at), end - t.at, nil
+	}
+	e, err := d.extent(t.at, end-t.at)
 	switch {
 	case err != nil:
 		return nil, 0, err
@@ -242,9 +276,23 @@ func (t *Transfer) encode(dst []byte) (p []byte, n int64, err error) {
 	kind := byte(partData)
 	if empty {
 		kind, p = partZeros, p[:head+partHeader]
+	} else {
+		t.sentBytes.Add(n)
 	}
 	appendPartHeader(p[:head], kind, off, n)
 	return p, n, nil
+}
+
+// alike returns up to where the rest of the span is the same in the replica, or up to where it is not known to be.
+func (t *Transfer) alike() (end int64, same bool) {
+	k := t.at/chunk - t.first
+	if len(t.same) == 0 {
+		return t.end, false
+	}
+	same = t.same[k]
+	for k++; k < int64(len(t.same)) && t.same[k] == same; k++ {
+	}
+	return min((t.first+k)*chunk, t.end), same
 }
 
 // appendContent appends up to max bytes at off, as many as are all zeros or have none but zeros in no chunk.
@@ -281,9 +329,12 @@ func (t *Transfer) Left() int64 {
 	return n
 }
 
-// Enough reports whether so little is left that the guest can be stopped for it, or that sending more while it writes would
-// be in vain.
+// Enough reports whether so little of what was written meanwhile is left that the guest can be stopped for it, or that sending more
+// while it writes would be in vain.
 func (t *Transfer) Enough() bool {
+	if t.Progress() < t.row.size {
+		return false // the replica may be asked what it has, which the guest need not wait for
+	}
 	if t.Left() <= FinalBytes {
 		return true
 	}

@@ -235,7 +235,7 @@ func TestReplicaOfADiskInUse(t *testing.T) {
 			for _, q := range pending[i] {
 				f.Submit(q)
 			}
-			f.Settle()
+			settle(f)
 			for len(g.open) > 0 {
 				g.end()
 			}

@@ -78,6 +78,7 @@ func TestGuestOutlivesItsBackup(t *testing.T) {
 // A host that stood still while the other took over is fenced when it goes on, says nothing more, and becomes the backup.
 func TestFrozenHostIsFenced(t *testing.T) {
 	p := newPair(t, pair.RuleReceived)
+	p.fill = 8 << 20
 	backup := p.start(t, 1, "")
 	guest := p.start(t, 0, "uart-echo", backup.listen)
 	backup.errs.text(t, "state backup protected")
@@ -95,6 +96,9 @@ func TestFrozenHostIsFenced(t *testing.T) {
 	}
 	guest.errs.text(t, "fenced: another host has the guest")
 	guest.errs.text(t, "state backup protected term 2")
+	if sent, all := delta(t, backup, "the backup was brought up to date", 1); all < 8 || sent > 0.5 {
+		t.Errorf("%.1f MiB of %.1f MiB were sent to a host that had the guest", sent, all)
+	}
 	if said := guest.out.String(); strings.Contains(said, "N") {
 		t.Errorf("the host that was fenced said %q", said)
 	}
@@ -142,6 +146,8 @@ func TestDivergedBackupIsHealed(t *testing.T) {
 	for name, rule := range map[string]pair.Rule{"received": pair.RuleReceived, "verified": pair.RuleVerified} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, rule)
+			p.fill = 8 << 20
+			p.rawDisks(t)
 			backup := p.startBroken(t, 1, 1, "")
 			guest := p.start(t, 0, "uart-echo", backup.listen)
 			backup.errs.text(t, "state backup protected")
@@ -154,15 +160,52 @@ func TestDivergedBackupIsHealed(t *testing.T) {
 			backup.errs.await(t, "protection again", func(said string) bool {
 				return strings.Count(said, "state backup protected") == 2
 			})
+			if sent, all := delta(t, guest, "the backup's divergence is healed", 1); all < 16 || sent > 0.5 {
+				t.Errorf("%.1f MiB of %.1f MiB were sent to heal it", sent, all)
+			}
 			guest.typed(t, "def")
 			guest.out.text(t, "ABCDEF")
+			sameMemory(t, guest, backup)
 			guest.kill()
 			backup.errs.text(t, "state primary alone")
 			backup.typed(t, "ghi\x04")
 			backup.out.text(t, "GHI")
 			backup.errs.text(t, "ended: the guest powered off")
+			p.mustHave(t, filling(diskBytes))
 		})
 	}
+}
+
+// Each divergence is told and healed by what differs; from the third on it is an alarm.
+func TestRepeatedDivergenceIsAnAlarm(t *testing.T) {
+	const times = 3
+	p := newPair(t, pair.RuleVerified)
+	p.fill = 8 << 20
+	backup := p.startBroken(t, 1, times, "")
+	guest := p.start(t, 0, "uart-echo", backup.listen)
+	guest.out.text(t, "ready\n")
+	for n := range times {
+		protected := func(said string) bool { return strings.Count(said, "state backup protected") == n+1 }
+		backup.errs.await(t, "protection", protected)
+		backup.errs.await(t, "a broken machine", func(said string) bool { return strings.Count(said, "broken") == n+1 })
+		guest.typed(t, "a")
+		guest.errs.text(t, fmt.Sprintf("(divergence %d)", n+1))
+		if sent, all := delta(t, guest, "the backup's divergence is healed", n+1); all < 8 || sent > 0.5 {
+			t.Errorf("%.1f MiB of %.1f MiB were sent to heal it", sent, all)
+		}
+	}
+	for line := range strings.SplitSeq(guest.errs.String(), "\n") {
+		if strings.Contains(line, "the backup diverged") && strings.Contains(line, "WARN") != strings.Contains(line, "(divergence 3)") {
+			t.Errorf("%q", line)
+		}
+	}
+	backup.errs.await(t, "protection", func(said string) bool { return strings.Count(said, "state backup protected") == times+1 })
+	sameMemory(t, guest, backup)
+	guest.kill()
+	backup.typed(t, "xyz")
+	backup.out.text(t, "XYZ")
+	backup.typed(t, "\x04")
+	backup.errs.text(t, "ended: the guest powered off")
 }
 
 // Hosts that dial each other at the same time agree on one connection.

@@ -29,6 +29,7 @@ type guest struct {
 	m       *vmm.Machine
 	row     *blk.Row
 	gone    chan struct{} // closed when the machine is to be forgotten
+	left    *remains
 	live    bool          // it has its door to the world
 	running bool          // Run has been called
 	resume  chan struct{} // not nil while the guest stands still; closing it lets it go on
@@ -67,7 +68,7 @@ type made struct {
 
 // newGuest takes a machine over whose log has ended with record number sequence.
 func newGuest(h *Host, m *vmm.Machine, row *blk.Row, sequence uint64) *guest {
-	return &guest{host: h, m: m, row: row, sequence: sequence, gone: make(chan struct{}), held: map[uint64]made{}, pace: pair.Full}
+	return &guest{host: h, m: m, row: row, sequence: sequence, gone: make(chan struct{}), left: newRemains(), held: map[uint64]made{}, pace: pair.Full}
 }
 
 // goOn starts the guest, or lets it go on.
@@ -116,9 +117,8 @@ func (g *guest) run() {
 func (g *guest) close() {
 	h := g.host
 	h.devices(func(d Devices) { d.Disconnect() })
-	if err := g.m.Close(); err != nil {
-		h.c.Log.Error("closing the guest's machine", "cause", err)
-	}
+	g.left.keep(g.m, h.c.Log)
+	close(g.left.closed)
 	h.post(func() { h.step(pair.Discarded{}) })
 }
 

@@ -62,10 +62,9 @@ type Host struct {
 	deciding bool      // this host was told to leave while it may become the guest's only one
 	end      *ending   // how it ended
 
-	guest   *guest   // the machine of a host that is the guest
-	replica *replica // the machine of a host that follows
-	// lastClosed is closed when the machine of the last replica is.
-	lastClosed chan struct{}
+	guest      *guest   // the machine of a host that is the guest
+	replica    *replica // the machine of a host that follows
+	last       *remains // of the machine that this host had last, or nil
 	farewell   bool     // the primary has left in order
 	parting    *replica // a machine that is yet to tell how the guest of such a primary ended, or nil
 	addresses  addresses
@@ -73,6 +72,7 @@ type Host struct {
 	conns      connections
 	times      timeline
 	release    *releaser
+	healed     uint64    // divergences of backups after which there was a whole transfer
 	shown      time.Time // when the status was last brought up to date
 
 	mu     sync.Mutex
@@ -241,6 +241,7 @@ func (h *Host) loop() (vmm.Cause, error) {
 	h.abandon()
 	h.release.close()
 	h.wait.Wait()
+	h.last.discard(h.c.Log)
 	return h.end.cause, h.end.err
 }
 
@@ -329,6 +330,10 @@ func (h *Host) act(a pair.Action) {
 		h.guest.sendRound(a)
 	case pair.AbortSync:
 		h.abortSync(a.Sync)
+	case pair.AnswerAsk:
+		h.answer(a.Ask)
+	case pair.TakeSums:
+		h.takeSums(a.Sums)
 	case pair.StorePages:
 		h.storePages(a.Pages)
 	case pair.StoreDisk:
@@ -358,9 +363,6 @@ func (h *Host) act(a pair.Action) {
 			h.times.cause = cause
 		}
 		h.event(a.Alarm, a.Text)
-	case pair.MakeDelta, pair.ExpectHeal:
-		// A backup that diverges leaves, and is healed as it joins again: by the same delta over all pages, sent while the
-		// guest runs, and by its disks, which a delta would not reach.
 	}
 }
 
@@ -396,6 +398,7 @@ func (h *Host) pauseGuest() {
 // discard stops this host's machine and forgets it.
 func (h *Host) discard() {
 	if h.guest != nil {
+		h.last = h.guest.left
 		h.guest.discard()
 		h.guest = nil
 	}
@@ -443,14 +446,6 @@ func (h *Host) leave() {
 // takesOver tells whether a host that follows is on its way to being the guest.
 func takesOver(s pair.State) bool {
 	return s == pair.Contending || s == pair.Paused || s == pair.Draining || s == pair.Live
-}
-
-// rejoin ends this host's part as a backup and begins it anew: its machine is not the guest's any more.
-func (h *Host) rejoin(cause string) {
-	h.event(true, cause+": this host joins again and is brought up to date")
-	term := h.node.Status().Term
-	h.step(pair.Ended{Text: cause})
-	h.newNode(pair.Backup, term, pair.Digest{})
 }
 
 // settle does what depends on several things at once.

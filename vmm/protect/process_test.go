@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -26,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tandem/boot"
+	"tandem/devices/virtio"
 	"tandem/kvm"
 	"tandem/lockstep"
 	"tandem/lockstep/arbiter"
@@ -59,6 +62,20 @@ type hostSpec struct {
 	Break int
 	// TakeGuest is Config's.
 	TakeGuest bool
+	// Fill is how many bytes of the guest's memory have content that the guest does not use.
+	Fill int
+	// Disk is the guest's disk, if it has a path.
+	Disk blk.Options
+}
+
+// fillAt is where such content is.
+const fillAt = 8 << 20
+
+// filling returns such content.
+func filling(bytes int) []byte {
+	p := make([]byte, bytes)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(p) // never fails
+	return p
 }
 
 func TestMain(m *testing.M) {
@@ -92,6 +109,9 @@ func (s *hostSpec) run() error {
 		return err
 	}
 	d := &stdio{console: vmm.NewConsoleWriter(os.Stdout)}
+	if s.Disk.Path != "" {
+		d.disks = []blk.Options{s.Disk}
+	}
 	go d.read()
 	h, err := New(Config{
 		System: system, Guest: "guest", Credentials: credentials, Arbiter: place, Listen: s.Listen, Peers: s.Peers, Rule: s.Rule,
@@ -105,6 +125,7 @@ func (s *hostSpec) run() error {
 	go report(h)
 	go s.breakGuest(h)
 	go failGuest()
+	go tellMemory(h)
 	cause, err := s.play(h, system, d)
 	if err := errors.Join(err, h.Close(), d.console.Close()); err != nil {
 		return err
@@ -119,7 +140,16 @@ func (s *hostSpec) play(h *Host, system *kvm.System, d *stdio) (vmm.Cause, error
 	if s.Guest == "" {
 		return h.RunBackup(ctx)
 	}
-	m, err := vmm.New(system, vmm.Config{MemoryBytes: 32 << 20, EpochNS: 1767323045e9, Console: d.console, Debug: d.console})
+	c := vmm.Config{MemoryBytes: 32 << 20, EpochNS: 1767323045e9, Console: d.console, Debug: d.console}
+	for _, o := range d.disks {
+		image, err := blk.Open(o)
+		if err != nil {
+			return 0, err
+		}
+		sectors := uint64(image.Size()) / virtio.SectorSize
+		c.Disks = append(c.Disks, vmm.Disk{BlkConfig: virtio.BlkConfig{Sectors: sectors}, Name: "disk", Image: image})
+	}
+	m, err := vmm.New(system, c)
 	if err != nil {
 		return 0, err
 	}
@@ -133,7 +163,31 @@ func (s *hostSpec) play(h *Host, system *kvm.System, d *stdio) (vmm.Cause, error
 	if err := m.Memory().WriteAt(binary.LittleEndian.AppendUint64(nil, s.Param), guests.ParamAddress); err != nil {
 		return 0, err
 	}
+	if err := m.Memory().WriteAt(filling(s.Fill), fillAt); err != nil {
+		return 0, err
+	}
 	return h.RunPrimary(ctx, m)
+}
+
+// tellMemory prints the hash of the machine's memory whenever it is asked to by a signal.
+func tellMemory(h *Host) {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	for range asked {
+		h.post(func() {
+			sum := sha256.New()
+			if m := h.machine(); m != nil {
+				for _, r := range m.Memory().Regions() {
+					all, err := m.Memory().Bytes(r.Base, r.Bytes)
+					if err != nil {
+						panic(err)
+					}
+					sum.Write(all)
+				}
+			}
+			fmt.Fprintf(os.Stderr, "memory %x\n", sum.Sum(nil))
+		})
+	}
 }
 
 // capitals is the instruction of the guest uart-echo that compares a letter with 'a'.
@@ -198,6 +252,7 @@ func report(h *Host) {
 // stdio are the devices of such a process: a console.
 type stdio struct {
 	console *vmm.ConsoleWriter
+	disks   []blk.Options
 	machine atomic.Pointer[vmm.Machine]
 }
 
@@ -213,7 +268,7 @@ func (d *stdio) read() {
 	}
 }
 
-func (d *stdio) Disks() []blk.Options { return nil }
+func (d *stdio) Disks() []blk.Options { return d.disks }
 func (d *stdio) Complete(c *vmm.Config) error {
 	c.Console, c.Debug = d.console, d.console
 	return nil
@@ -291,6 +346,8 @@ type pairOfHosts struct {
 	rule    pair.Rule
 	beats   [2]string // the hosts' addresses of the second path, or ""
 	take    bool      // hosts that are started take the guest from whoever has it
+	fill    int       // as hostSpec's
+	disks   [2]blk.Options
 }
 
 func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
@@ -334,6 +391,45 @@ func (p *pairOfHosts) beat(t *testing.T) {
 	}
 }
 
+// sameMemory waits until the memories of two hosts' machines are equal.
+func sameMemory(t *testing.T, a, b *process) {
+	t.Helper()
+	late := time.Now().Add(deadline)
+	for memoryOf(t, a) != memoryOf(t, b) {
+		if time.Now().After(late) {
+			t.Fatal("the hosts' machines have different memories")
+		}
+	}
+}
+
+// memoryOf asks a host for the hash of its machine's memory.
+func memoryOf(t *testing.T, h *process) string {
+	t.Helper()
+	said := len(h.errs.String())
+	if err := h.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	var hash string
+	h.errs.await(t, "a hash of memory", func(all string) bool {
+		_, rest, _ := strings.Cut(all[said:], "memory ")
+		var whole bool
+		hash, _, whole = strings.Cut(rest, "\n")
+		return whole
+	})
+	return hash
+}
+
+// delta returns how many MiB a host says that it sent, of how many, where it says so for the nth time.
+func delta(t *testing.T, h *process, what string, n int) (sent, all float64) {
+	t.Helper()
+	h.errs.await(t, what, func(said string) bool { return strings.Count(said, what) >= n })
+	at := strings.Split(h.errs.String(), what)[n]
+	if _, err := fmt.Sscanf(at, " by a delta of %f MiB of %f MiB", &sent, &all); err != nil {
+		t.Fatalf("%q: %v", at[:min(len(at), 80)], err)
+	}
+	return sent, all
+}
+
 // start starts a host: number 0 or 1 of the pair, with a guest or as a backup.
 func (p *pairOfHosts) start(t *testing.T, number int, guest string, peers ...string) *process {
 	t.Helper()
@@ -350,7 +446,7 @@ func (p *pairOfHosts) startBroken(t *testing.T, number, times int, guest string,
 func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest string, peers ...string) *process {
 	t.Helper()
 	spec, err := json.Marshal(hostSpec{
-		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times,
+		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times, Fill: p.fill, Disk: p.disks[number],
 		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number], TakeGuest: p.take,
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"tandem/lockstep/pair"
 	"tandem/vmm"
 	"tandem/vmm/blk"
+	"tandem/vmm/sums"
 )
 
 // executedEvery is after how many records the pair is told how far the machine is, if more are there.
@@ -22,17 +23,19 @@ const lagEvery = 50 * time.Millisecond
 
 // replica is the machine of a host that follows a primary. Its fields belong to the loop's goroutine, up to pushed.
 type replica struct {
-	host   *Host
-	conn   *conn
-	sync   uint64
-	pages  *feed
-	disks  *feedOfParts
-	cut    chan uint64 // the number of the last record that is in the state already
-	inbox  *lockstep.Inbox
-	m      *vmm.Machine // once it follows
-	row    *blk.Row
-	gone   chan struct{}
-	closed chan struct{} // the machine is closed
+	host  *Host
+	conn  *conn
+	sync  uint64
+	pages *feed
+	disks *feedOfParts
+	cut   chan uint64 // the number of the last record that is in the state already
+	inbox *lockstep.Inbox
+	m     *vmm.Machine // once it follows
+	row   *blk.Row
+	gone  chan struct{}
+	left  *remains
+	term  uint64
+	asks  map[pair.Realm]chan *pair.Ask
 
 	ended    *ending // how Run has returned
 	draining bool
@@ -69,24 +72,26 @@ func (h *Host) beginReplica(sync uint64) {
 	c := h.conns.open[h.node.Status().Conn]
 	r := &replica{
 		host: h, conn: c, sync: sync, pages: newFeed(c.taken), disks: newFeedOfParts(c.taken), cut: make(chan uint64, 1),
-		gone: make(chan struct{}), closed: make(chan struct{}),
+		gone: make(chan struct{}), left: newRemains(), term: h.node.Status().Term,
+		asks: map[pair.Realm]chan *pair.Ask{pair.Memory: make(chan *pair.Ask, maxAsks), pair.Disks: make(chan *pair.Ask, maxAsks)},
 	}
-	before := h.lastClosed
-	h.replica, h.lastClosed = r, r.closed
+	before := h.last
+	h.replica, h.last = r, r.left
 	from := int64(h.node.Status().ReplicaBytes)
 	h.wait.Go(func() {
-		if before != nil {
-			<-before // its files are this one's
+		defer close(r.left.closed)
+		before.wait() // its files are this one's
+		r.build(from, before)
+		if r.left.memory == nil && !r.live {
+			r.left.memory = before.take()
 		}
-		r.build(from)
 	})
 }
 
 // build makes the machine of what comes, and runs it.
-func (r *replica) build(from int64) {
+func (r *replica) build(from int64, before *remains) {
 	h := r.host
-	defer close(r.closed)
-	m, disks, err := r.receive(from)
+	m, disks, err := r.receive(from, before)
 	if err != nil {
 		r.give(disks)
 		h.post(func() { h.refuse(r, err) })
@@ -95,11 +100,11 @@ func (r *replica) build(from int64) {
 	sequence, ok := r.awaitCut()
 	if !ok {
 		r.give(disks)
-		_ = m.Close()
+		r.left.keep(m, h.c.Log)
 		return
 	}
 	if err := r.finish(m, disks, sequence); err != nil {
-		_ = m.Close()
+		r.left.keep(m, h.c.Log)
 		h.post(func() { h.refuse(r, err) })
 		return
 	}
@@ -119,27 +124,37 @@ func (r *replica) give(disks *blk.Replicas) {
 }
 
 // receive reads the machine, and the disks beside it.
-func (r *replica) receive(from int64) (m *vmm.Machine, disks *blk.Replicas, err error) {
+func (r *replica) receive(from int64, before *remains) (m *vmm.Machine, disks *blk.Replicas, err error) {
 	h := r.host
-	before, err := readPreface(r.pages)
+	first, err := readPreface(r.pages)
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err = vmm.Receive(h.c.System, r.pages, func(c *vmm.Config) error {
+	reception, err := vmm.Receive(h.c.System, r.pages, before.take, func(c *vmm.Config) error {
 		if err := h.complete(c); err != nil {
 			return err
 		}
-		disks, err = blk.OpenReplicas(h.c.Devices.Disks(), before.Disks, from)
+		disks, err = blk.OpenReplicas(h.c.Devices.Disks(), first.Disks, from)
 		if err != nil {
 			return err
-		}
-		total := int64(0)
-		for _, f := range before.Disks {
-			total += f.Size
 		}
 		h.wait.Go(func() { r.disks.store(disks, r) })
 		return nil
 	})
+	if err != nil {
+		return nil, disks, err
+	}
+	h.wait.Go(func() {
+		r.answerAll(pair.Memory, func(a *pair.Ask) ([]sums.Sum, error) {
+			return reception.Sums(a.Key, a.First, int(a.Count)), nil
+		})
+	})
+	h.wait.Go(func() {
+		r.answerAll(pair.Disks, func(a *pair.Ask) ([]sums.Sum, error) {
+			return disks.Sums(a.Key, int64(a.First), int(a.Count))
+		})
+	})
+	m, r.left.memory, err = reception.Machine(r.pages)
 	return m, disks, err
 }
 
@@ -213,9 +228,7 @@ func (r *replica) run(m *vmm.Machine) {
 	if r.live {
 		return // the machine is the guest
 	}
-	if err := m.Close(); err != nil {
-		h.c.Log.Warn("closing the backup's machine", "cause", err)
-	}
+	r.left.keep(m, h.c.Log)
 	h.post(func() { h.step(pair.Discarded{}) })
 }
 
@@ -299,17 +312,13 @@ func (r *replica) stopped(used uint64, cause vmm.Cause, err error) {
 	r.ended = &ending{cause, err}
 	h.step(pair.Executed{Sequence: used})
 	if err != nil {
-		protected := h.node.Status().State == pair.Protected
 		h.meter.diverged()
-		if used < r.pushed.Load() {
-			h.step(pair.FoundDivergence{Sequence: used + 1, Text: err.Error()}) // the primary reports and counts it
-		}
 		text := fmt.Sprintf("the backup can't follow behind record %d: %v", used, err)
-		if protected {
-			h.rejoin(text)
-			return
+		if h.node.Status().State == pair.Protected {
+			text += ": this host joins again and is brought up to date"
 		}
-		h.event(true, text) // this machine may be all that is left of the guest
+		h.event(true, text)
+		h.step(pair.FoundDivergence{Sequence: used + 1, Text: err.Error()}) // the primary reports and counts it
 	}
 	if r.draining && h.replica == r {
 		r.drained()
@@ -399,6 +408,7 @@ func (h *Host) tookOver(r *replica, over bool, err error) {
 	h.guest, h.replica = g, nil
 	h.devices(func(d Devices) { d.Connect(g.m) })
 	h.addresses.announce(h, g.m.NICs())
+	h.healed = h.node.Status().Divergences // this host's own, as a backup
 	h.step(pair.TookOver{Replica: r.row.Name()})
 }
 

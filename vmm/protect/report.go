@@ -40,8 +40,9 @@ func (h *Host) failedOver(t *timeline) {
 // progress tells how far a state transfer is.
 func (t *transfer) progress() Transfer {
 	return Transfer{
-		Round: t.round.Load(), Pages: t.pages.Load(), PagesTotal: t.g.m.Memory().Size() >> 12, Bytes: t.bytes.Load(), Dirty: t.dirty.Load(),
+		Round: t.round.Load(), Pages: t.pages.Load(), SamePages: t.samePages.Load(), PagesTotal: t.g.m.Memory().Size() >> 12, Bytes: t.bytes.Load(), Dirty: t.dirty.Load(),
 		DiskBytes: uint64(t.diskDone.Load()), DiskTotal: uint64(t.diskOf.Load()),
+		DiskSent: uint64(t.diskSent.Load()), DiskSame: uint64(t.diskSame.Load()),
 		ElapsedMS: milliseconds(time.Since(t.started)), StopMS: float64(t.stopNS.Load()) / 1e6,
 	}
 }
@@ -56,7 +57,18 @@ func (h *Host) transferred(t *transfer) {
 		h.c.Progress(p)
 	}
 	h.event(false, fmt.Sprintf("the state transfer took %.0f ms in %d rounds, %d MiB; the guest stood still for %.1f ms", p.ElapsedMS, p.Round, p.Bytes>>20, p.StopMS))
+	sent, all := p.Content()
+	divergences := h.node.Status().Divergences
+	switch {
+	case divergences > h.healed:
+		h.event(false, fmt.Sprintf("the backup's divergence is healed by a delta of %.1f MiB of %.1f MiB", mebibytes(sent), mebibytes(all)))
+	case sent < all:
+		h.event(false, fmt.Sprintf("the backup was brought up to date by a delta of %.1f MiB of %.1f MiB", mebibytes(sent), mebibytes(all)))
+	}
+	h.healed = divergences
 }
+
+func mebibytes(bytes uint64) float64 { return float64(bytes) / (1 << 20) }
 
 // progressEvery is how often Config.Progress is called.
 const progressEvery = 100 * time.Millisecond

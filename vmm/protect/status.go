@@ -1,6 +1,10 @@
 package protect
 
-import "time"
+import (
+	"time"
+
+	"tandem/kvm"
+)
 
 // Status is what a host's part of a pair looks like from outside. It is what `tandem status --json` prints: a name that is
 // there stays, with its meaning.
@@ -65,14 +69,24 @@ type OutputStatus struct {
 type Transfer struct {
 	Round      uint32 `json:"round"`
 	Pages      uint64 `json:"pages"`       // sent so far
+	SamePages  uint64 `json:"same_pages"`  // not sent, because the backup had them
 	PagesTotal uint64 `json:"pages_total"` // of the guest's memory
 	Bytes      uint64 `json:"bytes"`       // sent so far, disks included
 	Dirty      uint64 `json:"dirty_pages"` // after the last round
 	DiskBytes  uint64 `json:"disk_bytes"`  // done of the disks
 	DiskTotal  uint64 `json:"disk_total"`
+	DiskSent   uint64 `json:"disk_sent"` // bytes of content sent so far; holes and zeros are none
+	DiskSame   uint64 `json:"disk_same"` // bytes of content not sent, because the backup had them
 	// ElapsedMS is how long it takes or took, StopMS for how long the guest stood still.
 	ElapsedMS float64 `json:"elapsed_ms"`
 	StopMS    float64 `json:"stop_ms"`
+}
+
+// Content returns how many bytes of memory and disks were sent, before they were compressed, and how many there were to send, with
+// those that the backup had.
+func (t *Transfer) Content() (sent, all uint64) {
+	sent = t.Pages*kvm.PageBytes + t.DiskSent
+	return sent, sent + t.SamePages*kvm.PageBytes + t.DiskSame
 }
 
 // Failover tells what happened when a peer was lost.

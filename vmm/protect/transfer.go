@@ -15,6 +15,7 @@ import (
 	"tandem/lockstep/pair"
 	"tandem/vmm"
 	"tandem/vmm/blk"
+	"tandem/vmm/sums"
 )
 
 // A state transfer's stream of pages begins with what the backup needs to know before the machine: u32 length,
@@ -39,6 +40,8 @@ type transfer struct {
 	term   uint64
 	from   uint64
 	rounds chan pair.SendRound
+	key    sums.Key
+	askers map[pair.Realm]*asker
 	ctx    context.Context
 	cancel context.CancelFunc
 	// before and over are its turn, as guest.takeTurn says. disks is busy while the replica is sent beside the pages.
@@ -48,10 +51,12 @@ type transfer struct {
 
 	started          time.Time
 	round            atomic.Uint32
-	pages            atomic.Uint64
+	pages, samePages atomic.Uint64
 	bytes            atomic.Uint64
 	dirty            atomic.Uint64
 	diskDone, diskOf atomic.Int64
+	diskSent         atomic.Int64
+	diskSame         atomic.Int64
 	stopNS           atomic.Int64
 }
 
@@ -64,6 +69,8 @@ func (g *guest) beginSync(a pair.SendDisks) {
 		rounds: make(chan pair.SendRound, 1), ctx: ctx, cancel: cancel, started: time.Now(),
 	}
 	t.before, t.over = g.takeTurn()
+	t.key = sums.NewKey()
+	t.askers = map[pair.Realm]*asker{pair.Memory: newAsker(t, pair.Memory), pair.Disks: newAsker(t, pair.Disks)}
 	g.sync = t
 	g.host.wait.Go(t.run)
 }
@@ -95,11 +102,12 @@ func (t *transfer) run() {
 	if !cut {
 		_ = g.m.Visit(g.leaveLog) // writes to memory need not be watched any more
 	}
+	givenUp := t.ctx.Err() != nil
 	h.post(func() {
 		if g.sync == t {
 			g.sync = nil
 		}
-		if err != nil && t.ctx.Err() == nil {
+		if err != nil && !givenUp && h.conns.open[t.conn.id] != nil {
 			h.event(false, fmt.Sprintf("the state transfer ended: %v", err))
 			h.step(pair.Disconnected{Conn: t.conn.id})
 			h.conns.hangup(t.conn.id)
@@ -114,6 +122,7 @@ func (t *transfer) send() (cut bool, err error) {
 		return false, err
 	}
 	disks := t.g.row.Begin(int64(t.from))
+	disks.Compare(t.key, t.askers[pair.Disks])
 	t.diskOf.Store(t.g.row.Size())
 	diskFailure := make(chan error, 1)
 	t.disks.Go(func() {
@@ -157,6 +166,7 @@ func (t *transfer) begin(w *pageSink) (*vmm.Transfer, error) {
 	if err != nil {
 		return nil, err
 	}
+	machine.Compare(t.key, t.askers[pair.Memory])
 	return machine, errors.Join(machine.Head(w), w.flush())
 }
 
@@ -169,6 +179,7 @@ func (t *transfer) sendRound(machine *vmm.Transfer, w *pageSink) error {
 		return err
 	}
 	t.pages.Store(machine.Pages())
+	t.samePages.Store(machine.Same())
 	t.dirty.Store(dirty)
 	round := w.round
 	t.g.host.post(func() { t.g.host.step(pair.RoundSent{Sync: t.id, Round: round, DirtyPages: dirty}) })
@@ -194,6 +205,9 @@ func (t *transfer) sendDisk(disks *blk.Transfer) (bool, error) {
 	}
 	done, _ := disks.Done()
 	t.diskDone.Store(done)
+	content, same := disks.Content()
+	t.diskSent.Store(content)
+	t.diskSame.Store(same)
 	t.bytes.Add(uint64(len(part)))
 	return true, t.message(&pair.Disk{Sync: t.id, Through: uint64(disks.Progress()), Data: part})
 }
