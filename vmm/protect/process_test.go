@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"tandem/boot"
+	"tandem/devices/virtio"
 	"tandem/kvm"
 	"tandem/lockstep"
 	"tandem/lockstep/arbiter"
@@ -55,6 +56,9 @@ type hostSpec struct {
 	// Break changes an instruction of the guest in a backup's memory, as a cosmic ray would, each time that it begins to follow,
 	// so many times.
 	Break int
+	// Disk is the guest's one disk, or "".
+	Disk   string
+	Shared bool
 }
 
 func TestMain(m *testing.M) {
@@ -88,6 +92,9 @@ func (s *hostSpec) run() error {
 		return err
 	}
 	d := &stdio{console: vmm.NewConsoleWriter(os.Stdout)}
+	if s.Disk != "" {
+		d.disks = []blk.Options{{Path: s.Disk, Shared: s.Shared}}
+	}
 	go d.read()
 	h, err := New(Config{
 		System: system, Guest: "guest", Credentials: credentials, Arbiter: place, Listen: s.Listen, Peers: s.Peers, Rule: s.Rule,
@@ -114,7 +121,16 @@ func (s *hostSpec) play(h *Host, system *kvm.System, d *stdio) (vmm.Cause, error
 	if s.Guest == "" {
 		return h.RunBackup(ctx)
 	}
-	m, err := vmm.New(system, vmm.Config{MemoryBytes: 32 << 20, EpochNS: 1767323045e9, Console: d.console, Debug: d.console})
+	c := vmm.Config{MemoryBytes: 32 << 20, EpochNS: 1767323045e9, Console: d.console, Debug: d.console, MMIO: true}
+	for _, o := range d.disks {
+		image, err := blk.Open(o)
+		if err != nil {
+			return 0, err
+		}
+		sectors := uint64(image.Size()) / virtio.SectorSize
+		c.Disks = append(c.Disks, vmm.Disk{BlkConfig: virtio.BlkConfig{Sectors: sectors}, Name: o.Path, Image: image})
+	}
+	m, err := vmm.New(system, c)
 	if err != nil {
 		return 0, err
 	}
@@ -171,9 +187,10 @@ func report(h *Host) {
 	}
 }
 
-// stdio are the devices of such a process: a console.
+// stdio are the devices of such a process: a console, and perhaps a disk.
 type stdio struct {
 	console *vmm.ConsoleWriter
+	disks   []blk.Options
 	machine atomic.Pointer[vmm.Machine]
 }
 
@@ -189,7 +206,7 @@ func (d *stdio) read() {
 	}
 }
 
-func (d *stdio) Disks() []blk.Options { return nil }
+func (d *stdio) Disks() []blk.Options { return d.disks }
 func (d *stdio) Complete(c *vmm.Config) error {
 	c.Console, c.Debug = d.console, d.console
 	return nil
@@ -266,6 +283,8 @@ type pairOfHosts struct {
 	arbiter string
 	rule    pair.Rule
 	beats   [2]string // the hosts' addresses of the second path, or ""
+	disks   [2]string // the hosts' paths of the guest's disk, or ""
+	owned   [2]bool   // whether it is not shared
 }
 
 func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
@@ -326,7 +345,7 @@ func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest str
 	t.Helper()
 	spec, err := json.Marshal(hostSpec{
 		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times,
-		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number],
+		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number], Disk: p.disks[number], Shared: !p.owned[number],
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,202 @@
+package protect
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"tandem/devices/virtio"
+	"tandem/lockstep/pair"
+)
+
+// sharedBytes is the size of the tests' shared disk.
+const sharedBytes = 8 << 20
+
+// share gives the pair a disk that both hosts reach, each by a name of its own, and returns where it is.
+func (p *pairOfHosts) share(t *testing.T) string {
+	t.Helper()
+	folder := t.TempDir()
+	path := filepath.Join(folder, "image")
+	if err := os.WriteFile(path, make([]byte, sharedBytes), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	there := filepath.Join(t.TempDir(), "mounted")
+	if err := os.Symlink(folder, there); err != nil {
+		t.Fatal(err)
+	}
+	p.disks = [2]string{path, filepath.Join(there, "image")}
+	return path
+}
+
+// journal is what the guest disk-journal has written: letter number n is letters[n-1], up to the last whole one.
+type journal struct {
+	letters string
+	super   uint64 // what sector 0 is filled with
+	// torn is the number of letters behind those of which a part is there.
+	torn int
+}
+
+// readJournal reads a disk, whatever is at work on it.
+func readJournal(t *testing.T, path string) journal {
+	t.Helper()
+	image, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	filled := func(sector int) (v uint64, whole bool) {
+		p := image[sector*virtio.SectorSize:][:virtio.SectorSize]
+		v = binary.LittleEndian.Uint64(p)
+		return v, bytes.Equal(p, bytes.Repeat(p[:8], virtio.SectorSize/8))
+	}
+	var j journal
+	j.super, _ = filled(0)
+	for n := 1; n < sharedBytes/virtio.SectorSize/8; n++ {
+		all, any := true, false
+		first, _ := filled(8 * n)
+		for i := range 5 {
+			v, whole := filled(8*n + i)
+			if v != 0 && v>>8 != uint64(n) {
+				t.Fatalf("sector %d is filled with %#x", 8*n+i, v)
+			}
+			any = any || v != 0
+			all = all && v != 0 && v == first && whole
+		}
+		switch {
+		case all && j.torn == 0:
+			j.letters += string(rune(byte(first)))
+		case any:
+			j.torn++
+		}
+	}
+	return j
+}
+
+// check compares a disk at rest with what the guest has said.
+func (j journal) check(t *testing.T, when, letters string) {
+	t.Helper()
+	if j.letters != letters || j.torn != 0 {
+		t.Errorf("%s: the disk has %q and parts of %d letters more, the guest says %q", when, j.letters, j.torn, letters)
+	}
+	last := uint64(0)
+	if n := len(letters); n > 0 {
+		last = uint64(n)<<8 | uint64(letters[n-1])
+	}
+	if j.super != last {
+		t.Errorf("%s: sector 0 is filled with %#x, not %#x", when, j.super, last)
+	}
+}
+
+// A guest writes to a shared disk while its host is killed, again and again, at seeded instants. What it has said to be written
+// is there, whoever has it now, and nothing is there that the guest that goes on has not written.
+func TestSharedDiskOutlivesItsHosts(t *testing.T) {
+	for name, rule := range map[string]pair.Rule{"received": pair.RuleReceived, "verified": pair.RuleVerified} {
+		t.Run(name, func(t *testing.T) {
+			const alphabet = "abcdefghijklmnopqrstuvwxyz"
+			random := rand.New(rand.NewPCG(uint64(rule), 17))
+			p := newPair(t, rule)
+			disk := p.share(t)
+			backup := p.start(t, 1, "")
+			guest := p.start(t, 0, "disk-journal", backup.listen)
+			guest.out.text(t, "ready\n")
+			written := "" // by all hosts
+			for life := range 8 {
+				backup.errs.text(t, "state backup protected")
+				guest.errs.text(t, "state primary protected")
+				from := len(guest.out.String())
+				guest.typed(t, alphabet)
+				guest.out.text(t, strings.ToUpper(alphabet[:1+random.IntN(20)]))
+				guest.kill()
+				seen := strings.ToLower(guest.out.String()[from:])
+				left := readJournal(t, disk)
+				if done := written + seen; !strings.HasPrefix(left.letters, done) {
+					t.Fatalf("life %d: the guest has said that %q is written, the disk has %q", life, done, left.letters)
+				}
+				backup.errs.text(t, "state primary alone")
+				backup.typed(t, "{")
+				backup.out.text(t, "[") // "{" as a capital
+				written += alphabet[:26]
+				now := readJournal(t, disk)
+				n := strings.IndexByte(now.letters[len(written)-26:], '{')
+				if n < 0 {
+					t.Fatalf("life %d: the disk has %q", life, now.letters)
+				}
+				written = written[:len(written)-26+n] + "{"
+				now.check(t, fmt.Sprintf("life %d", life), written)
+				if !strings.HasPrefix(written, left.letters) {
+					t.Errorf("life %d: the host that died has written %q, the guest that goes on %q", life, left.letters, written)
+				}
+				guest = backup
+				backup = p.start(t, life%2, "", guest.listen)
+			}
+		})
+	}
+}
+
+// A host that stood still while the other took over writes nothing when it goes on.
+func TestFrozenHostLeavesSharedDisk(t *testing.T) {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz"
+	random := rand.New(rand.NewPCG(3, 18))
+	for range 3 {
+		p := newPair(t, pair.RuleReceived)
+		disk := p.share(t)
+		backup := p.start(t, 1, "")
+		guest := p.start(t, 0, "disk-journal", backup.listen)
+		backup.errs.text(t, "state backup protected")
+		guest.typed(t, alphabet)
+		n := 1 + random.IntN(10)
+		guest.out.text(t, strings.ToUpper(alphabet[:n]))
+		if err := guest.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		backup.errs.text(t, "state primary alone term 2")
+		backup.typed(t, "{")
+		backup.out.text(t, "[")
+		before := readJournal(t, disk)
+		before.check(t, "the guest went on", before.letters)
+		if err := guest.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		guest.errs.text(t, "fenced: another host has the guest")
+		guest.errs.text(t, "state backup protected term 2")
+		readJournal(t, disk).check(t, "the frozen host is back", before.letters)
+		backup.typed(t, "+\x04")
+		backup.errs.text(t, "ended: the guest powered off")
+		readJournal(t, disk).check(t, "at the end", before.letters+"+")
+	}
+}
+
+// A backup that has been given another file, or a replica, is refused by name.
+func TestSharedDiskIsTheSame(t *testing.T) {
+	other := func(t *testing.T) string {
+		path := filepath.Join(t.TempDir(), "image")
+		if err := os.WriteFile(path, make([]byte, sharedBytes), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for name, c := range map[string]struct {
+		change func(t *testing.T, p *pairOfHosts)
+		says   string
+	}{
+		"another file":          {func(t *testing.T, p *pairOfHosts) { p.disks[1] = other(t) }, "it is not the file that the primary has"},
+		"a replica":             {func(t *testing.T, p *pairOfHosts) { p.disks[1], p.owned[1] = other(t), true }, "one that both hosts share; add shared"},
+		"the primary's its own": {func(t *testing.T, p *pairOfHosts) { p.owned[0] = true }, "the primary's is its own; leave shared out"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, pair.RuleReceived)
+			p.share(t)
+			c.change(t, p)
+			backup := p.start(t, 1, "")
+			guest := p.start(t, 0, "disk-journal", backup.listen)
+			backup.errs.text(t, c.says)
+			guest.typed(t, "a\x04")
+			guest.errs.text(t, "ended: the guest powered off")
+		})
+	}
+}
