@@ -29,8 +29,8 @@ type Options struct {
 	Fence string
 }
 
-// check refuses what makes no sense.
-func (o Options) check() error {
+// Check refuses what makes no sense.
+func (o Options) Check() error {
 	switch {
 	case o.Overlay != "" && o.ReadOnly:
 		return fmt.Errorf("disk %s: a read-only disk has no use for overlay %s; leave one of them out", o.Path, o.Overlay)
@@ -46,7 +46,7 @@ func (o Options) check() error {
 
 // Open opens and locks a disk. Its errors name the file, the cause and what to do.
 func Open(o Options) (Image, error) {
-	if err := o.check(); err != nil {
+	if err := o.Check(); err != nil {
 		return nil, err
 	}
 	if o.Shared {

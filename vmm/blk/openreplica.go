@@ -39,7 +39,7 @@ func openReplica(o Options, f Form, start, from int64) (Image, error) {
 }
 
 func openForm(o Options, f Form, kept bool) (Image, error) {
-	if err := o.check(); err != nil {
+	if err := o.Check(); err != nil {
 		return nil, err
 	}
 	switch {
