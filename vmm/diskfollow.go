@@ -15,6 +15,7 @@ func (m *Machine) followDisks(log *slog.Logger) {
 		}
 		b := v.backends[i]
 		b.server, b.following, b.shared = blk.NewFollower(d.Name, d.Image, log), true, blk.IsShared(d.Image)
+		b.server.OnLost(m.diskLost)
 		for _, r := range v.disks[i].Pending() {
 			b.server.Submit(r)
 		}

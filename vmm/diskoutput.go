@@ -56,3 +56,17 @@ func (d *diskBackend) submitShared(r virtio.DiskRequest) {
 	}
 	out.packets = append(out.packets, packet{outlet: d.outlet, change: c})
 }
+
+// OnDiskLost has f called, from any goroutine, when another host has taken a shared disk from this machine, whose guest waits for
+// it for ever. Without it the machine ends then. It is called before the machine has a door.
+func (m *Machine) OnDiskLost(f func(error)) { m.onDiskLost = f }
+
+// diskLost takes note that a shared disk is another host's. It is called from any goroutine.
+func (m *Machine) diskLost(cause error) {
+	if m.onDiskLost != nil {
+		m.onDiskLost(cause)
+		return
+	}
+	m.failure.CompareAndSwap(nil, &cause)
+	m.Stop()
+}

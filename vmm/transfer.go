@@ -210,8 +210,8 @@ func (m *Machine) Detach() error {
 	if m.recorder == nil {
 		return m.vm.SetMemory(m.memory, false)
 	}
-	m.live = m.recorder.Detach(m.kick)
-	m.door, m.recorder, m.digested, m.pageWriter = m.live, nil, false, nil
+	m.door = m.recorder.Detach(m.kick) // which is m.live, where others may be posting
+	m.recorder, m.digested, m.pageWriter = nil, false, nil
 	return m.vm.SetMemory(m.memory, false)
 }
 

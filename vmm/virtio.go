@@ -217,6 +217,7 @@ func (m *Machine) startBackEnds() {
 		}
 		v.backends[i].shared = blk.IsShared(image)
 		v.backends[i].server = blk.NewServer(d.Name, image, slog.Default(), m.diskDone(i))
+		v.backends[i].server.OnLost(m.diskLost)
 		for _, r := range v.disks[i].Pending() {
 			v.backends[i].Submit(r)
 		}

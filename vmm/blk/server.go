@@ -45,8 +45,9 @@ type Server struct {
 	// running is how many a worker has.
 	running int
 	closing bool
-	// stranded says that a request was left undone because another host has the disk.
+	// stranded says that a request was left undone because another host has the disk. lost, if not nil, is told then.
 	stranded bool
+	lost     func(error)
 	stats    Stats
 	// told has the operations whose failure has been logged.
 	told [virtio.DiskWriteZeroes + 1]bool
@@ -224,11 +225,23 @@ func (s *Server) doShared(t *task) {
 func (s *Server) strand(t *task, err error) {
 	s.mu.Lock()
 	tell := !s.stranded && errors.Is(err, ErrFenced)
-	s.stranded = true
+	s.stranded = s.stranded || tell
+	lost := s.lost
 	s.mu.Unlock()
-	if tell {
-		s.log.Error("the guest here has lost a shared disk, of which nothing is written any more", "disk", s.name, "operation", t.Op.String(), "cause", err)
+	if !tell {
+		return
 	}
+	s.log.Error("the guest here has lost a shared disk, of which nothing is written any more", "disk", s.name, "operation", t.Op.String(), "cause", err)
+	if lost != nil {
+		lost(fmt.Errorf("disk %s: %w", s.name, err))
+	}
+}
+
+// OnLost has f called, from any goroutine, when it is found that another host has taken a shared disk.
+func (s *Server) OnLost(f func(error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = f
 }
 
 // next returns the request that has waited longest, or nil when there will be no more. before is what the worker has done.
