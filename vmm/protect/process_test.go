@@ -59,6 +59,8 @@ type hostSpec struct {
 	// Disk is the guest's one disk, or "".
 	Disk   string
 	Shared bool
+	// Detect is as Config's.
+	Detect time.Duration
 }
 
 func TestMain(m *testing.M) {
@@ -99,7 +101,7 @@ func (s *hostSpec) run() error {
 	h, err := New(Config{
 		System: system, Guest: "guest", Credentials: credentials, Arbiter: place, Listen: s.Listen, Peers: s.Peers, Rule: s.Rule,
 		Heartbeat: s.Heartbeat, HeartbeatPeer: s.HeartbeatPeer,
-		Devices: d, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Detect: s.Detect, Devices: d, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
 		return err
@@ -176,9 +178,13 @@ func (s *hostSpec) breakGuest(h *Host) {
 
 // report prints what becomes of a host.
 func report(h *Host) {
-	last := ""
+	last, held := "", 0
 	for {
 		s := h.Status()
+		if s.Output.Held != held {
+			held = s.Output.Held
+			fmt.Fprintf(os.Stderr, "held %d\n", held)
+		}
 		if now := fmt.Sprintf("state %s %s term %d", s.Role, s.State, s.Term); now != last {
 			fmt.Fprintln(os.Stderr, now)
 			last = now
@@ -285,6 +291,7 @@ type pairOfHosts struct {
 	beats   [2]string // the hosts' addresses of the second path, or ""
 	disks   [2]string // the hosts' paths of the guest's disk, or ""
 	owned   [2]bool   // whether it is not shared
+	detect  time.Duration
 }
 
 func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
@@ -346,6 +353,7 @@ func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest str
 	spec, err := json.Marshal(hostSpec{
 		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times,
 		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number], Disk: p.disks[number], Shared: !p.owned[number],
+		Detect: p.detect,
 	})
 	if err != nil {
 		t.Fatal(err)

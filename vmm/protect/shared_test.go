@@ -138,6 +138,41 @@ func TestSharedDiskOutlivesItsHosts(t *testing.T) {
 	}
 }
 
+// What the backup has not acknowledged is not on a shared disk, and the guest goes on without it if its host dies then.
+func TestSharedDiskWaitsForTheBackup(t *testing.T) {
+	for name, rule := range map[string]pair.Rule{"received": pair.RuleReceived, "verified": pair.RuleVerified} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, rule)
+			p.detect = deadline * 2 // a backup that stands still is not lost
+			disk := p.share(t)
+			backup := p.start(t, 1, "")
+			guest := p.start(t, 0, "disk-journal", backup.listen)
+			backup.errs.text(t, "state backup protected")
+			guest.errs.text(t, "state primary protected")
+			guest.typed(t, "a")
+			guest.out.text(t, "A")
+			if err := backup.Process.Signal(syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			guest.typed(t, "b")
+			guest.errs.text(t, "held 8\n")
+			readJournal(t, disk).check(t, "what the backup may not have is held", "a")
+			guest.kill()
+			readJournal(t, disk).check(t, "the guest's host is dead", "a")
+			if err := backup.Process.Signal(syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			backup.errs.text(t, "state primary alone")
+			backup.typed(t, "{\x04")
+			backup.errs.text(t, "ended: the guest powered off")
+			now := readJournal(t, disk)
+			if now.letters != "a{" { // what was on its way to the backup when it stood still has come
+				now.check(t, "at the end", "ab{")
+			}
+		})
+	}
+}
+
 // A host that stood still while the other took over writes nothing when it goes on.
 func TestFrozenHostLeavesSharedDisk(t *testing.T) {
 	const alphabet = "abcdefghijklmnopqrstuvwxyz"
