@@ -110,7 +110,11 @@ func (o *outlet) send(p []byte) {
 
 // output returns the output that p is, caused by record number sequence.
 func (p packet) output(sequence uint64) Output {
-	return Output{Sequence: sequence, Release: func() { p.send() }, Kind: p.outlet.kind, Device: p.outlet.device, Data: p.bytes}
+	o := Output{Sequence: sequence, Release: func() { p.send() }, Kind: p.outlet.kind, Device: p.outlet.device, Data: p.bytes}
+	if p.change != nil {
+		o.Release = p.change.release // without the data, which the disk has
+	}
+	return o
 }
 
 // How much text a console collects before it leaves: a record for each byte would be most of a booting guest's log.

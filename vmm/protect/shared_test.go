@@ -200,9 +200,49 @@ func TestFrozenHostLeavesSharedDisk(t *testing.T) {
 		guest.errs.text(t, "fenced: another host has the guest")
 		guest.errs.text(t, "state backup protected term 2")
 		readJournal(t, disk).check(t, "the frozen host is back", before.letters)
-		backup.typed(t, "+\x04")
-		backup.errs.text(t, "ended: the guest powered off")
-		readJournal(t, disk).check(t, "at the end", before.letters+"+")
+		backup.kill()
+		guest.errs.text(t, "state primary alone term 3")
+		guest.typed(t, "x\x04")
+		guest.errs.text(t, "ended: the guest powered off")
+		now := readJournal(t, disk)
+		rest := strings.TrimSuffix(strings.TrimPrefix(now.letters, before.letters), "x") // what it had not read when it froze
+		if !strings.HasSuffix(alphabet, rest) {
+			t.Errorf("at the end the disk has %q", now.letters)
+		}
+		now.check(t, "at the end", before.letters+rest+"x")
+	}
+}
+
+// A primary that is told to leave while its guest writes hands the disk over with the guest.
+func TestSharedDiskIsHandedOver(t *testing.T) {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz"
+	random := rand.New(rand.NewPCG(4, 19))
+	p := newPair(t, pair.RuleReceived)
+	disk := p.share(t)
+	backup := p.start(t, 1, "")
+	guest := p.start(t, 0, "disk-journal", backup.listen)
+	written := ""
+	for life := range 4 {
+		backup.errs.text(t, "state backup protected")
+		guest.errs.text(t, "state primary protected")
+		guest.typed(t, alphabet)
+		guest.out.text(t, strings.ToUpper(alphabet[:1+random.IntN(10)]))
+		if err := guest.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		guest.errs.text(t, "ended: stopped by the VMM")
+		backup.errs.text(t, "state primary alone")
+		backup.typed(t, "{")
+		backup.out.text(t, "[")
+		now := readJournal(t, disk)
+		n := strings.IndexByte(now.letters[len(written):], '{')
+		if n < 0 || !strings.HasPrefix(alphabet, now.letters[len(written):][:n]) {
+			t.Fatalf("life %d: the disk has %q", life, now.letters)
+		}
+		written += alphabet[:n] + "{"
+		now.check(t, fmt.Sprintf("life %d", life), written)
+		guest = backup
+		backup = p.start(t, life%2, "", guest.listen)
 	}
 }
 
