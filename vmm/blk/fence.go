@@ -154,7 +154,7 @@ func (f *fence) holders(n uint64) ([]uint64, error) {
 
 // end says that holder p is none any more, for n is.
 func (f *fence) end(p, n uint64) error {
-	if err := f.check(p); errors.Is(err, ErrFenced) && !errors.Is(err, fs.ErrNotExist) {
+	if over, err := f.over(p); err == nil && over != "" {
 		return nil
 	}
 	file, err := os.OpenFile(f.path(p), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -170,22 +170,38 @@ func (f *fence) end(p, n uint64) error {
 
 // check tells whether holder n still is it: nil if so. An error that is not ErrFenced says that storage did not answer.
 func (f *fence) check(n uint64) error {
-	file, err := os.Open(f.path(n))
-	if errors.Is(err, fs.ErrNotExist) {
+	over, err := f.over(n)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		// Either somebody has deleted the file, which may have had something in it, or the folder is not there.
+		if _, lost := f.latest(); lost != nil {
+			return lost
+		}
 		return fmt.Errorf("%w: %w", ErrFenced, err)
-	}
-	if err != nil {
+	case err != nil:
 		return err
+	case over != "":
+		return fmt.Errorf("%w: %s", ErrFenced, over)
+	}
+	return nil
+}
+
+// over returns why holder n is none any more; "" if it is.
+func (f *fence) over(n uint64) (string, error) {
+	file, err := os.Open(f.path(n))
+	if err != nil {
+		return "", err
 	}
 	defer file.Close()
 	text := make([]byte, maxOverText)
-	switch at, err := file.Read(text); {
-	case at > 0:
-		return fmt.Errorf("%w: %s", ErrFenced, strings.TrimSpace(strings.ToValidUTF8(string(text[:at]), "?")))
-	case err != nil && !errors.Is(err, io.EOF):
-		return err
+	at, err := file.Read(text)
+	if at == 0 {
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return "", err
 	}
-	return nil
+	return fmt.Sprintf("%.*q", maxOverText, strings.TrimSpace(string(text[:at]))), nil
 }
 
 func (f *fence) path(n uint64) string {

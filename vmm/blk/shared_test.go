@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"tandem/devices/virtio"
@@ -284,6 +285,98 @@ func TestFenceHasOneHolder(t *testing.T) {
 		if err := i.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Of hosts that want the same number at the same time one gets it.
+func TestFenceIsWonOnce(t *testing.T) {
+	_, image := sharedFile(t)
+	defer image.Close()
+	folder := image.(*shared).fence.folder
+	for n := uint64(2); n < 12; n++ {
+		won := make(chan *fence, 8)
+		var racers sync.WaitGroup
+		for range cap(won) {
+			f, err := openFence(folder)
+			if err != nil {
+				t.Fatal(err)
+			}
+			racers.Go(func() {
+				switch err := f.take(n); {
+				case err == nil:
+					won <- f
+				case !errors.Is(err, ErrFenced):
+					t.Error(err)
+				}
+			})
+		}
+		racers.Wait()
+		if len(won) != 1 {
+			t.Fatalf("%d hosts have won number %d", len(won), n)
+		}
+		f := <-won
+		if err := errors.Join(f.check(n), f.take(n)); err != nil {
+			t.Errorf("the winner of %d: %v", n, err)
+		}
+		if err := f.check(n - 1); !errors.Is(err, ErrFenced) {
+			t.Errorf("holder %d beside %d: %v", n-1, n, err)
+		}
+	}
+}
+
+// Storage that goes away takes the disk from nobody and gives it to nobody: requests wait until it is back.
+func TestSharedWaitsForStorage(t *testing.T) {
+	path, image := sharedFile(t)
+	next := sharedReplica(t, path, image)
+	if err := image.Close(); err != nil {
+		t.Fatal(err)
+	}
+	folder := path + fenceSuffix
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	move(folder, folder+".away")
+	follower := NewFollower("vda", next, slog.New(slog.DiscardHandler))
+	follower.Submit(writeOf(1, 0, 'a'))
+	if err := Acquire(next); err != nil {
+		t.Fatalf("storage that is away takes the disk: %v", err)
+	}
+	c := newCollector(t)
+	if err := follower.GoLive(c.done); err != nil {
+		t.Fatal(err)
+	}
+	if p := sector(t, path, 0); !filled(p, 0) {
+		t.Error("a host that does not have the disk writes")
+	}
+	move(folder+".away", folder)
+	if got := c.wait(1); got[1].Status != virtio.DiskOK {
+		t.Errorf("%+v", got)
+	}
+	// And while a host has it: it is unsure, not fenced.
+	move(folder, folder+".away")
+	next.(*shared).mu.Lock()
+	next.(*shared).sureUntil = 0
+	next.(*shared).mu.Unlock()
+	if _, _, err := next.(*shared).look(); err == nil || errors.Is(err, ErrFenced) {
+		t.Errorf("a fence that is away: %v", err)
+	}
+	follower.Submit(writeOf(2, 0, 'b'))
+	move(folder+".away", folder)
+	if got := c.wait(1); got[2].Status != virtio.DiskOK {
+		t.Errorf("%+v", got)
+	}
+	// What waits at the end is given up.
+	move(folder, folder+".away")
+	next.(*shared).mu.Lock()
+	next.(*shared).sureUntil = 0
+	next.(*shared).mu.Unlock()
+	follower.Submit(writeOf(3, 0, 'c'))
+	closeServer(t, follower)
+	if p := sector(t, path, 0); !filled(p, 'b') {
+		t.Errorf("the file has %q", p[:4])
 	}
 }
 
