@@ -62,11 +62,12 @@
 //
 // Whose the disk is says its fence, a folder beside it or where Options.Fence says (fence.go has the format): every holder wins a
 // number there, by one more than the one before it, and makes that one's file not empty. A holder opens its own file again before
-// it writes, if it has not within the last 20 ms, by a clock that goes on while the host is suspended; a new holder waits for 100 ms
-// before it writes. What was begun in time and then stood still (in a host that was stopped, in a network, in a controller) between
-// that look and storage is not stopped by this; it takes storage that refuses a host, such as SCSI persistent
-// reservations, to do so. It is at most one request for each worker, of which those do harm whose sectors the guest has written anew
-// elsewhere meanwhile. The identity of the fence is how a backup knows that it has been given the same disk.
+// it writes, if it has not within the last 20 ms, and takes no answer that took more than 200 ms, by a clock that goes on while the
+// host is suspended; a new holder waits for 250 ms before it writes. What was begun in time and then stood still (in a host that was
+// stopped, in a network, in a controller) between that look and storage is not stopped by this; it takes storage that refuses a
+// host, such as SCSI persistent reservations, to do so. It is at most one request for each worker, of which those do harm whose
+// sectors the guest has written anew elsewhere meanwhile. The identity of the fence is how a backup knows that it has been given
+// the same disk.
 //
 // # Overlay format, version 1
 //

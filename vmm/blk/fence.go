@@ -23,10 +23,12 @@ import (
 var ErrFenced = errors.New("another host has the disk")
 
 const (
-	// sureFor is how long a host takes it that it still has a disk, once it has looked.
+	// sureFor is how long a host takes it that it still has a disk, counted from when it began to look.
 	sureFor = 20 * time.Millisecond
+	// maxAnswer is how long storage may take with its answer, for that to be worth anything.
+	maxAnswer = 200 * time.Millisecond
 	// graceOfHolder is how long a new holder waits before it writes: until all that its predecessor was sure of is over.
-	graceOfHolder = 5 * sureFor
+	graceOfHolder = maxAnswer + 50*time.Millisecond
 	// fenceTimeout is how long storage may take to say who has a disk before it counts as not answering.
 	fenceTimeout = 2 * time.Second
 	// fenceSuffix makes the name of an image's fence of that of the image.

@@ -249,10 +249,10 @@ func (s *shared) look() (*osFile, time.Duration, error) {
 	if err := s.fence.check(s.number); err != nil {
 		return nil, retryFence, s.note(err)
 	}
-	s.sureUntil = now + sureFor
-	if hostTime() >= s.sureUntil {
-		return nil, 0, nil // the answer is too old already
+	if took := hostTime() - now; took > maxAnswer {
+		return nil, retryFence, fmt.Errorf("storage took %v to say whose the disk is, more than %v", took, maxAnswer)
 	}
+	s.sureUntil = now + sureFor
 	s.lock()
 	return s.file, 0, nil
 }
