@@ -14,7 +14,8 @@ func (m *Machine) followDisks(log *slog.Logger) {
 			continue
 		}
 		b := v.backends[i]
-		b.server, b.following = blk.NewFollower(d.Name, d.Image, log), true
+		b.server, b.following, b.shared = blk.NewFollower(d.Name, d.Image, log), true, blk.IsShared(d.Image)
+		b.server.OnLost(m.diskLost)
 		for _, r := range v.disks[i].Pending() {
 			b.server.Submit(r)
 		}
@@ -29,13 +30,17 @@ func (d *diskBackend) await(completion []byte) error {
 	return d.server.Await(completion)
 }
 
-// goLiveDisks makes following disks ones that work by themselves, and completes what is under way.
+// goLiveDisks makes following disks ones that work by themselves, and completes what is under way. A disk that both hosts share
+// is taken from the primary before.
 func (m *Machine) goLiveDisks() error {
 	for i, b := range m.virtio.backends {
 		if !b.following {
 			continue
 		}
 		b.following = false
+		if err := blk.Acquire(m.config.Disks[i].Image); err != nil {
+			return err
+		}
 		if err := b.server.GoLive(m.diskDone(i)); err != nil {
 			return err
 		}

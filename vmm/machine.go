@@ -101,6 +101,9 @@ type Machine struct {
 	// inGuest is true while the vCPU may be in the guest, where only a kick reaches it.
 	inGuest atomic.Bool
 	stop    atomic.Bool
+	// failure is why a machine was stopped that can't go on, and onDiskLost is OnDiskLost's.
+	failure    atomic.Pointer[error]
+	onDiskLost func(error)
 
 	stats Stats
 }

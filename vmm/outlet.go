@@ -10,13 +10,16 @@ import (
 	"tandem/lockstep/wire"
 )
 
-// Output is something that leaves a machine of a pair: frames and console bytes. It is caused by all records of the log
-// up to its own, which has number Sequence, so that a peer that has executed that record has made the same output.
+// Output is something that leaves a machine of a pair: frames, console bytes, and what changes a shared disk. It is caused by all
+// records of the log up to its own, which has number Sequence, so that a peer that has executed that record has made the same
+// output.
 type Output struct {
 	Sequence uint64
-	// Release lets it go, in the goroutine that calls it, which may wait if nobody takes it.
+	// Release lets it go, in the goroutine that calls it, which may wait if nobody takes it. That of a disk does nothing on a
+	// machine that follows: what it has to do again when it takes over, its disk knows.
 	Release func()
-	// Kind is KindConsole or KindFrame, Device which of those. Data is what leaves; it must not be changed.
+	// Kind is KindConsole, KindFrame or KindDisk, Device which of those. Data is what leaves; it must not be changed. It is nil for
+	// a disk, which bounds what it has under way itself.
 	Kind   lockstep.Kind
 	Device uint8
 	Data   []byte
@@ -43,6 +46,24 @@ type outputs struct {
 type packet struct {
 	outlet *outlet
 	bytes  []byte
+	change *diskChange // of a disk, in place of bytes
+}
+
+// sum returns what a record has of a packet.
+func (p *packet) sum() (bytes int, hash uint64) {
+	if p.change != nil {
+		return p.change.sum()
+	}
+	return len(p.bytes), xxhash.Sum64(p.bytes)
+}
+
+// send lets a packet go.
+func (p *packet) send() {
+	if p.change != nil {
+		p.change.release()
+		return
+	}
+	p.outlet.send(p.bytes)
 }
 
 // outlet is a sink between a device and the world.
@@ -60,7 +81,7 @@ const debugConsole = 0xff
 
 // outlet returns the sink of a device whose output goes to world. Machines with equal configurations have equal outlets,
 // wherever they lead.
-func (m *Machine) outlet(kind lockstep.Kind, device uint8, world devices.Sink) devices.Sink {
+func (m *Machine) outlet(kind lockstep.Kind, device uint8, world devices.Sink) *outlet {
 	o := &outlet{machine: m, kind: kind, device: device, world: world}
 	m.outputs.outlets = append(m.outputs.outlets, o)
 	return o
@@ -77,7 +98,7 @@ func (o *outlet) Output(p []byte) {
 		}
 		o.text = append(o.text, p...)
 	default:
-		out.packets = append(out.packets, packet{o, p})
+		out.packets = append(out.packets, packet{outlet: o, bytes: p})
 	}
 }
 
@@ -87,9 +108,13 @@ func (o *outlet) send(p []byte) {
 	}
 }
 
-// released returns the output that p is, caused by record number sequence.
-func (o *outlet) released(sequence uint64, p []byte) Output {
-	return Output{Sequence: sequence, Release: func() { o.send(p) }, Kind: o.kind, Device: o.device, Data: p}
+// output returns the output that p is, caused by record number sequence.
+func (p packet) output(sequence uint64) Output {
+	o := Output{Sequence: sequence, Release: func() { p.send() }, Kind: p.outlet.kind, Device: p.outlet.device, Data: p.bytes}
+	if p.change != nil {
+		o.Release = p.change.release // without the data, which the disk has
+	}
+	return o
 }
 
 // How much text a console collects before it leaves: a record for each byte would be most of a booting guest's log.
@@ -112,18 +137,19 @@ func (m *Machine) commitOutputs(idle bool) {
 		return
 	}
 	made := false
-	commit := func(o *outlet, p []byte) {
-		out.hold(o.released(out.ring.Base().Sequence, p)) // before its record can be seen
-		m.recorder.Output(o.kind, o.device, len(p), xxhash.Sum64(p))
+	commit := func(p packet) {
+		bytes, hash := p.sum()
+		out.hold(p.output(out.ring.Base().Sequence)) // before its record can be seen
+		m.recorder.Output(p.outlet.kind, p.outlet.device, bytes, hash)
 		made = true
 	}
 	for _, p := range out.packets {
-		commit(p.outlet, p.bytes)
+		commit(p)
 	}
 	out.packets = out.packets[:0]
 	for _, o := range out.outlets {
 		if o.due(idle) {
-			commit(o, o.text)
+			commit(packet{outlet: o, bytes: o.text})
 			o.text = nil
 		}
 	}
@@ -138,23 +164,23 @@ func (m *Machine) checkOutput(in lockstep.Input) error {
 	if out.mode != outputFollowing {
 		return nil // a recording that is replayed
 	}
-	p, o := out.take(in)
-	switch {
-	case p == nil:
+	p, ok := out.take(in)
+	if !ok {
 		return m.outputDiffers("the log has output of %d bytes of %v %d that the machine did not make", in.Length, in.Of, in.Device)
-	case uint64(len(p)) != in.Length || xxhash.Sum64(p) != in.Hash:
-		return m.outputDiffers("output of %d bytes of %v %d differs from the log's of %d", len(p), in.Of, in.Device, in.Length)
 	}
-	out.hold(o.released(m.follows+m.follower.Used()-1, p))
+	if bytes, hash := p.sum(); uint64(bytes) != in.Length || hash != in.Hash {
+		return m.outputDiffers("output of %d bytes of %v %d differs from the log's of %d", bytes, in.Of, in.Device, in.Length)
+	}
+	out.hold(p.output(m.follows + m.follower.Used() - 1))
 	return nil
 }
 
 // take removes the oldest output of a device, of a console as much as the record tells.
-func (out *outputs) take(in lockstep.Input) ([]byte, *outlet) {
+func (out *outputs) take(in lockstep.Input) (packet, bool) {
 	for i, p := range out.packets {
 		if p.outlet.kind == in.Of && p.outlet.device == in.Device {
 			out.packets = append(out.packets[:i], out.packets[i+1:]...)
-			return p.bytes, p.outlet
+			return p, true
 		}
 	}
 	for _, o := range out.outlets {
@@ -162,10 +188,10 @@ func (out *outputs) take(in lockstep.Input) ([]byte, *outlet) {
 			n := min(uint64(len(o.text)), in.Length)
 			p := o.text[:n:n]
 			o.text = o.text[n:]
-			return p, o
+			return packet{outlet: o, bytes: p}, true
 		}
 	}
-	return nil, nil
+	return packet{}, false
 }
 
 func (m *Machine) outputDiffers(format string, args ...any) error {
@@ -177,7 +203,7 @@ func (m *Machine) freeOutputs() {
 	out := &m.outputs
 	out.mode = outputFree
 	for _, p := range out.packets {
-		p.outlet.send(p.bytes)
+		p.send()
 	}
 	out.packets = nil
 	for _, o := range out.outlets {

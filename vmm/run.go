@@ -28,6 +28,9 @@ func (m *Machine) Run() (Cause, error) {
 		case m.ended != 0:
 			return m.ended, nil
 		case m.Stopped():
+			if failure := m.failure.Load(); failure != nil {
+				return 0, *failure
+			}
 			return CauseStopped, nil
 		}
 		if err := m.keepRecord(); err != nil {

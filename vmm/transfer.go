@@ -292,7 +292,7 @@ func (m *Machine) Detach() error {
 	if m.recorder == nil {
 		return m.vm.SetMemory(m.memory, false)
 	}
-	m.recorder.Detach(m.kick) // the live door is the machine's already, and others may be at it
-	m.door, m.recorder, m.digested, m.pageWriter = m.live, nil, false, nil
+	m.door = m.recorder.Detach(m.kick) // which is m.live, where others may be posting
+	m.recorder, m.digested, m.pageWriter = nil, false, nil
 	return m.vm.SetMemory(m.memory, false)
 }

@@ -64,10 +64,16 @@ type virtioDevices struct {
 type diskBackend struct {
 	server    *blk.Server
 	following bool // the server does what a primary's does, and posts nothing
+	shared    bool // both hosts of a pair have the disk: what changes it leaves the machine by outlet
+	outlet    *outlet
 }
 
 func (d *diskBackend) Submit(r virtio.DiskRequest) {
-	if d.server != nil {
+	switch {
+	case d.server == nil:
+	case d.shared:
+		d.submitShared(r)
+	default:
 		d.server.Submit(r)
 	}
 }
@@ -81,7 +87,7 @@ func (m *Machine) addVirtio() error {
 		attach = m.pciSlots()
 	}
 	for i, d := range m.config.Disks {
-		backend := &diskBackend{}
+		backend := &diskBackend{outlet: m.outlet(lockstep.KindDisk, uint8(i), nil)}
 		disk, err := virtio.NewBlk(m.memory, d.BlkConfig, backend)
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.Name, err)
@@ -209,7 +215,9 @@ func (m *Machine) startBackEnds() {
 		if image == nil {
 			image = blk.Absent(d.Sectors*virtio.SectorSize, d.ReadOnly)
 		}
+		v.backends[i].shared = blk.IsShared(image)
 		v.backends[i].server = blk.NewServer(d.Name, image, slog.Default(), m.diskDone(i))
+		v.backends[i].server.OnLost(m.diskLost)
 		for _, r := range v.disks[i].Pending() {
 			v.backends[i].Submit(r)
 		}

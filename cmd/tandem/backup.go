@@ -29,8 +29,8 @@ host is lost, the guest goes on here, and this host is the primary: it takes a n
 tandem protect names.
 
 Memory, processor and the kinds of devices come from the primary. What is behind them on this host is named here, in the
-primary's order: --disk for each disk, this host's own replica, made if it does not exist and then filled; --net for each
-network device.
+primary's order: --disk for each disk, this host's own replica, made if it does not exist and then filled, or, if the primary's
+is shared, the same one; --net for each network device.
 
 A signal ends this host's part in order, and the other host goes on alone at once.
 

@@ -32,7 +32,7 @@ func (f *deviceFlags) register(cmd *cobra.Command) {
 // registerHostSide registers the flags that say what is behind the devices on a host.
 func (f *deviceFlags) registerHostSide(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.disks, "disk", nil, "virtio disk: a raw image or a block device, `FILE[,ro][,overlay=FILE][,serial=TEXT][,discard]`; may be repeated")
+	flags.StringArrayVar(&f.disks, "disk", nil, "virtio disk: a raw image or a block device, `FILE[,ro][,overlay=FILE][,shared[,fence=FOLDER]][,serial=TEXT][,discard]`; shared: both hosts of a pair reach it, on storage that they have in common; may be repeated")
 	flags.StringArrayVar(&f.nets, "net", nil, "virtio network: `user[,forward=[ADDR:]PORT:GUESTPORT]...[,loopback] | tap,bridge=NAME[,ifname=NAME] | hub,path=SOCKET | none`, each with [,mac=ADDR][,mtu=BYTES]; may be repeated")
 	flags.StringArrayVar(&f.forwards, "forward", nil, "`[ADDR:]PORT:GUESTPORT` leads to the guest: in short for --net user,forward=...; may be repeated")
 	flags.StringVar(&f.virtioConsole, "virtio-console", "", "give the guest a virtio console (hvc0 in Linux), and say where it goes: stdio, none, or file:`PATH` (output only)")
@@ -83,7 +83,7 @@ func (f *deviceFlags) read() (*deviceSpec, error) {
 	return s, nil
 }
 
-// parseDisk reads FILE[,ro][,overlay=FILE][,serial=TEXT][,discard], for the index-th disk.
+// parseDisk reads FILE[,ro][,overlay=FILE][,shared[,fence=FOLDER]][,serial=TEXT][,discard], for the index-th disk.
 func parseDisk(text string, index int) (diskSpec, error) {
 	fields := strings.Split(text, ",")
 	d := diskSpec{Options: blk.Options{Path: fields[0]}, serial: fmt.Sprintf("disk%d", index)}
@@ -91,7 +91,7 @@ func parseDisk(text string, index int) (diskSpec, error) {
 		return diskSpec{}, fmt.Errorf("--disk %s: %s", text, fmt.Sprintf(format, args...))
 	}
 	if d.Path == "" {
-		return bad("name a file first: --disk FILE[,ro][,overlay=FILE][,serial=TEXT][,discard]")
+		return bad("name a file first: --disk FILE[,ro][,overlay=FILE][,shared[,fence=FOLDER]][,serial=TEXT][,discard]")
 	}
 	seen := map[string]bool{}
 	for _, field := range fields[1:] {
@@ -110,14 +110,21 @@ func parseDisk(text string, index int) (diskSpec, error) {
 			d.discard = true
 		case key == "overlay" && hasValue:
 			d.Overlay = value
+		case key == "shared" && !hasValue:
+			d.Shared = true
+		case key == "fence" && hasValue:
+			d.Fence = value
 		case key == "serial" && hasValue:
 			d.serial = value
 		default:
-			return bad("%q is not known: the options are ro, overlay=FILE, serial=TEXT and discard", field)
+			return bad("%q is not known: the options are ro, overlay=FILE, shared, fence=FOLDER, serial=TEXT and discard", field)
 		}
 	}
 	if d.ReadOnly && d.discard {
 		return bad("nothing can be discarded from a read-only disk: leave ro or discard out")
+	}
+	if err := d.Check(); err != nil {
+		return diskSpec{}, fmt.Errorf("--disk: %w", err)
 	}
 	return d, nil
 }

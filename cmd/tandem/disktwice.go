@@ -6,14 +6,17 @@ import (
 	"path/filepath"
 )
 
-// diskFile is a file that a disk is made of.
+// diskFile is a file that a disk is made of, or the folder of its fence.
 type diskFile struct {
 	path    string
 	written bool
 }
 
 func (d *diskSpec) files() []diskFile {
-	if d.Overlay == "" {
+	switch {
+	case d.Fence != "":
+		return []diskFile{{d.Path, true}, {d.Fence, true}}
+	case d.Overlay == "":
 		return []diskFile{{d.Path, !d.ReadOnly}}
 	}
 	return []diskFile{{d.Path, false}, {d.Overlay, true}}
@@ -37,7 +40,7 @@ func checkDisksDiffer(disks []diskSpec) error {
 		for _, f := range disks[i].files() {
 			for _, s := range seen {
 				if (f.written || s.written) && f.same(s) {
-					return fmt.Errorf("--disk %s is given twice: give each disk an image of its own, or an overlay of its own over one that is only read", f.path)
+					return fmt.Errorf("--disk %s is given twice: give each disk an image (and a fence) of its own, or an overlay of its own over one that is only read", f.path)
 				}
 			}
 			seen = append(seen, f)

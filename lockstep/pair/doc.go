@@ -71,11 +71,12 @@
 // With RuleReceived it may have; that is reported as an alarm.
 //
 // Output that was released, and of which the backup did not hear before it went live, is made a second time
-// ([TakeOver] says from which record on). Networks and consoles bear that; for a shared disk the same write is made twice. A
-// primary that stands still for longer than detection and failover take, and then finds an acknowledgement that it had not
-// read, releases output after the new host went live. It is output that the new host has the inputs of, so it is a packet
-// that comes late. A driver with a shared disk must fence the disk itself (SCSI reservations, a lease), or
-// not read acknowledgements that old.
+// ([TakeOver] says from which record on). Networks and consoles bear that. What changes a shared disk is output here like any other,
+// but what of it is done again the driver takes from the machine's state: all that the log has not completed (package vmm/blk
+// proves that this is right). A primary that stands still for longer than detection and failover take, and then finds an
+// acknowledgement that it had not read, releases output after the new host went live. It is output that the new host has the inputs
+// of, so it is a packet that comes late. On a shared disk it would undo what the new host has written since, so the driver
+// fences the disk itself: vmm/blk does, by a claim beside the disk that a holder looks at before it writes.
 //
 // # Messages
 //

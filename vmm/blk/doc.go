@@ -35,6 +35,46 @@
 // has from its base, and read-only disks, both hosts have, which their fingerprints tell ([Form]). Zeros are sent, as two
 // words, so a replica can be made in a file or device that had something else.
 //
+// # Shared disks
+//
+// A disk whose image or block device both hosts reach, each under a path of its own, is one disk and no replica. While a host
+// follows it has not even opened it: what the guest reads is in the log. On the host that has the guest, what changes the disk
+// (writes, discards, flushes) is output once there is a backup: it is held ([Server.SubmitHeld]) until the backup has the record of
+// it. Who takes over does again, in the order of submission, all requests that the log has not completed. That is right because
+// of four rules:
+//
+//  1. A request begins when its record is on the backup, or it was submitted before the backup got the machine's state, which
+//     then has it in flight.
+//  2. Of requests that overlap, and of a flush and the writes before it, the later one begins when the earlier one is done and its
+//     completion has been posted. So the log has their completions in their order.
+//  3. A completion is posted when the change is on storage, where another host sees it: the file is opened with O_DSYNC. (What a
+//     host only has in its memory would be lost with it, while the guest, which was told that it is written, lives on.)
+//  4. The file is opened for this when the disk is taken over, and what the host may have cached of it is dropped.
+//
+// Let the new host's machine stand behind record n. Each change that has reached the file was submitted in a history of which the
+// records up to n are a part or the beginning: by rule 1 it began with its record, or the state, on the backup, so the new host's
+// guest has submitted it too. Nothing is on the disk that this guest has not written.
+//
+// If the log up to n has the completion of a change, it is on storage (rule 3), and stays. If not, it is done again, with the same
+// data. It may have been done before, and a later change W' that overlaps with it, W, may have been done as well. Then W' has
+// no completion up to n either: its completion is behind that of W in the log (rule 2). So W' is done again too, behind W. If
+// the guest submitted W' only because W had been completed, then the record of W' is behind the completion of W, and as
+// the record is on the backup (rule 1) so is the completion: W is not done again. In every sector the last word has the change
+// that the guest submitted last, as on one host. While changes are done again the disk may go back to an older state for a
+// moment; only requests in flight can see that, and of their order the guest was told nothing (virtio 1.2 §5.2.6 gives requests
+// in flight none).
+//
+// A read that is held up behind a held write keeps the order that every disk here has; others go at once.
+//
+// Whose the disk is says its fence, a folder beside it or where Options.Fence says (fence.go has the format): every holder wins a
+// number there, by one more than the one before it, and makes that one's file not empty. A holder opens its own file again before
+// it writes, if it has not within the last 20 ms, and takes no answer that took more than 200 ms, by a clock that goes on while the
+// host is suspended; a new holder waits for 250 ms before it writes. What was begun in time and then stood still (in a host that was
+// stopped, in a network, in a controller) between that look and storage is not stopped by this; it takes storage that refuses a
+// host, such as SCSI persistent reservations, to do so. It is at most one request for each worker, of which those do harm whose
+// sectors the guest has written anew elsewhere meanwhile. The identity of the fence is how a backup knows that it has been given
+// the same disk.
+//
 // # Overlay format, version 1
 //
 // An overlay keeps what differs from its base, in clusters of 4 KiB. It is a sparse file; all numbers are

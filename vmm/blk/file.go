@@ -28,6 +28,10 @@ type access int
 const (
 	readWrite access = iota + 1
 	readOnly
+	// sharedWrite writes through to storage, for other hosts to see, and does not lock.
+	sharedWrite
+	// sharedRead reads and does not lock.
+	sharedRead
 )
 
 // osFile is a file or a block device of the host, locked.
@@ -41,9 +45,15 @@ type osFile struct {
 // openFile opens and locks path. A writer excludes everyone else, readers share.
 func openFile(path string, a access) (*osFile, error) {
 	flag, lock := os.O_RDWR, unix.LOCK_EX
-	if a == readOnly {
+	switch a {
+	case readOnly:
 		flag, lock = os.O_RDONLY, unix.LOCK_SH
-	} else if info, err := os.Stat(path); err == nil && isBlockDevice(info) {
+	case sharedWrite:
+		flag, lock = os.O_RDWR|unix.O_DSYNC, 0
+	case sharedRead:
+		flag, lock = os.O_RDONLY, 0
+	}
+	if info, err := os.Stat(path); err == nil && isBlockDevice(info) && flag&os.O_RDWR != 0 {
 		flag |= unix.O_EXCL // refuses a device that the host has mounted
 	}
 	f, err := os.OpenFile(path, flag, 0)
@@ -59,28 +69,36 @@ func openFile(path string, a access) (*osFile, error) {
 	case err != nil:
 		return nil, fmt.Errorf("disk %s: %w", path, errors.Unwrap(err))
 	}
-	if err := check(f, path, lock); err != nil {
+	if err := check(f, lock); err != nil {
 		f.Close()
-		return nil, err
+		return nil, fmt.Errorf("disk %s: %w", path, err)
 	}
 	return &osFile{File: f}, nil
 }
 
-// check takes the lock and looks at what kind of file it is.
-func check(f *os.File, path string, lock int) error {
+// check looks at what kind of file it is, and takes the lock if it is not 0.
+func check(f *os.File, lock int) error {
 	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("disk %s: %w", path, err)
+		return err
 	}
 	if !info.Mode().IsRegular() && !isBlockDevice(info) {
-		return fmt.Errorf("disk %s: it is neither a file nor a block device", path)
+		return errors.New("it is neither a file nor a block device")
 	}
-	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), lock|unix.LOCK_NB) })
+	if lock == 0 {
+		return nil
+	}
+	return lockFile(f, lock)
+}
+
+// lockFile takes a lock, or says who has it.
+func lockFile(f *os.File, lock int) error {
+	err := ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), lock|unix.LOCK_NB) })
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("disk %s: another guest has it in use; stop that guest, or give each its own overlay over a read-only base", path)
+		return errors.New("another guest has it in use; stop that guest, or give each its own overlay over a read-only base")
 	}
 	if err != nil {
-		return fmt.Errorf("disk %s: cannot lock it: %w", path, err)
+		return fmt.Errorf("cannot lock it: %w", err)
 	}
 	return nil
 }

@@ -24,7 +24,8 @@ type following struct {
 }
 
 // NewFollower starts the workers of a disk that is a replica, of a machine that follows a log. It does what changes the
-// disk, in the same order as any server; what is read comes by the log. It completes nothing until it goes live.
+// disk, in the same order as any server; what is read comes by the log. Of a shared disk it does nothing: the primary does. It
+// completes nothing until it goes live.
 func NewFollower(name string, image Image, log *slog.Logger) *Server {
 	return start(&Server{name: name, image: image, log: log, following: following{open: map[uint64]*task{}}})
 }
@@ -41,8 +42,11 @@ func (s *Server) admit(t *task) bool {
 	}
 	f.open[t.ID] = t
 	f.through = max(f.through, t.ID)
-	return t.Op != virtio.DiskRead
+	return !s.left(t)
 }
+
+// left tells whether a server that follows leaves t to the primary: a read, and everything on a shared disk.
+func (s *Server) left(t *task) bool { return t.Op == virtio.DiskRead || s.shared != nil }
 
 // Await takes a completion from the log, before the machine does. It returns when this host has done the request too, whose
 // data is not in use any more then. An error says that the replica is broken: this host could not do what the primary could,
@@ -54,7 +58,7 @@ func (s *Server) Await(payload []byte) error {
 	defer s.mu.Unlock()
 	f := &s.following
 	if t := f.open[c.ID]; err == nil && t != nil {
-		for t.Op != virtio.DiskRead && t.completion == nil {
+		for !s.left(t) && t.completion == nil {
 			f.ended.Wait()
 		}
 		delete(f.open, c.ID)
@@ -74,7 +78,8 @@ func (s *Server) Err() error {
 }
 
 // GoLive makes a server that follows one that completes requests, by done as with [NewServer]. It completes those that the
-// log has not completed: what is executed already, with what came of it here; reads it does now. A read may see a write
+// log has not completed: what is executed already, with what came of it here; reads it does now, and on a shared disk all of
+// them, in their order. A read may see a write
 // that was submitted after it and is executed already; the guest was told of neither's end and so of no order. The error is
 // that of [Server.Err], and then nothing has changed.
 func (s *Server) GoLive(done func(payload []byte)) error {
@@ -92,7 +97,7 @@ func (s *Server) GoLive(done func(payload []byte)) error {
 		switch t := f.open[id]; {
 		case t.completion != nil:
 			s.ready = append(s.ready, t)
-		case t.Op == virtio.DiskRead:
+		case s.left(t):
 			s.enqueue(t)
 		}
 	}

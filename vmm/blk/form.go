@@ -2,7 +2,9 @@ package blk
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"math"
 
 	"tandem/devices/virtio"
 )
@@ -18,6 +20,8 @@ const (
 	Overlay Kind = "overlay"
 	// ReadOnly is a disk that never changes: nothing is sent, both hosts have it.
 	ReadOnly Kind = "read-only"
+	// Shared is a disk that both hosts reach: nothing is sent.
+	Shared Kind = "shared"
 )
 
 // Form says what a replica of a disk has to be like.
@@ -28,6 +32,9 @@ type Form struct {
 	// Base is the fingerprint of what both hosts must have, in hexadecimal: an overlay's base, or a read-only disk. It is
 	// empty for Raw.
 	Base string `json:"base,omitempty"`
+	// Identity names the fence of a shared disk, and Number the primary as its holder.
+	Identity string `json:"identity,omitempty"`
+	Number   uint64 `json:"number,omitempty"`
 }
 
 // formed is an image that knows its form.
@@ -54,7 +61,7 @@ func (o *overlay) form() (Form, error) {
 
 // rowBytes is how much of a row of disks a disk of this form takes.
 func (f Form) rowBytes() int64 {
-	if f.Kind == ReadOnly {
+	if f.Kind == ReadOnly || f.Kind == Shared {
 		return 0
 	}
 	return f.Size
@@ -66,6 +73,8 @@ func (f Form) check() error {
 	switch {
 	case f.Size <= 0 || f.Size > maxDiskSize || f.Size%virtio.SectorSize != 0:
 		return fmt.Errorf("the primary says that it has %d bytes, which no disk has", f.Size)
+	case f.Kind == Shared:
+		return f.checkShared()
 	case f.Kind != Raw && f.Kind != Overlay && f.Kind != ReadOnly:
 		return fmt.Errorf("the primary calls it %q, which this program does not know: install the same release on both hosts", f.Kind)
 	case err != nil || f.Kind == Raw && len(print) != 0 || f.Kind != Raw && len(print) != fingerprintN:
@@ -73,3 +82,14 @@ func (f Form) check() error {
 	}
 	return nil
 }
+
+// checkShared refuses what no shared disk is known by.
+func (f Form) checkShared() error {
+	if f.Base != "" || f.Identity == "" || len(f.Identity) > maxIdentity || f.Number == 0 || f.Number == math.MaxUint64 {
+		return errors.New("the primary does not say which shared disk it is")
+	}
+	return nil
+}
+
+// maxIdentity bounds the name of a fence.
+const maxIdentity = 256

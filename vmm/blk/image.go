@@ -22,12 +22,39 @@ type Options struct {
 	// Overlay, if not empty, is a file that takes the guest's writes in place of Path, which is then only read and may be
 	// shared. It is created if it does not exist.
 	Overlay string
+	// Shared says that both hosts of a pair reach the disk, each under a path of its own: it is one disk, not two replicas.
+	Shared bool
+	// Fence is the folder, on storage that both hosts have, that says which of them may write to a shared disk. If it is
+	// empty, it is Path with ".tandem" behind it, which a block device can't have.
+	Fence string
+}
+
+// Check refuses what makes no sense.
+func (o Options) Check() error {
+	switch {
+	case o.Overlay != "" && o.ReadOnly:
+		return fmt.Errorf("disk %s: a read-only disk has no use for overlay %s; leave one of them out", o.Path, o.Overlay)
+	case o.Shared && o.Overlay != "":
+		return fmt.Errorf("disk %s: an overlay is its host's own, so the disk can't be shared; leave overlay=%s or shared out", o.Path, o.Overlay)
+	case o.Shared && o.ReadOnly:
+		return fmt.Errorf("disk %s: nobody writes to a read-only disk, so both hosts can have it as it is; leave shared out", o.Path)
+	case o.Fence != "" && !o.Shared:
+		return fmt.Errorf("disk %s: fence=%s is for a shared disk; add shared, or leave it out", o.Path, o.Fence)
+	}
+	return nil
 }
 
 // Open opens and locks a disk. Its errors name the file, the cause and what to do.
 func Open(o Options) (Image, error) {
-	if o.Overlay != "" && o.ReadOnly {
-		return nil, fmt.Errorf("disk %s: a read-only disk has no use for overlay %s; leave one of them out", o.Path, o.Overlay)
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	if o.Shared {
+		s, err := openShared(o)
+		if err != nil {
+			return nil, err // not an Image that is a nil *shared
+		}
+		return s, nil
 	}
 	image, err := openAny(o)
 	if err != nil {

@@ -23,7 +23,7 @@ func (o Options) name() string {
 func openReplica(o Options, f Form, start, from int64) (Image, error) {
 	kept := from > start
 	image, err := openForm(o, f, kept)
-	if err != nil || f.Kind == ReadOnly {
+	if err != nil || f.rowBytes() == 0 {
 		return image, err
 	}
 	if kept {
@@ -40,7 +40,20 @@ func openReplica(o Options, f Form, start, from int64) (Image, error) {
 }
 
 func openForm(o Options, f Form, kept bool) (Image, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
 	switch {
+	case f.Kind == Shared && !o.Shared:
+		return nil, fmt.Errorf("disk %s: the primary's is one that both hosts share; add shared, and name the same file", o.name())
+	case f.Kind != Shared && o.Shared:
+		return nil, fmt.Errorf("disk %s: the primary's is its own; leave shared out and name a file for a replica, or make it shared there", o.Path)
+	case f.Kind == Shared:
+		s, err := openSharedReplica(o, f)
+		if err != nil {
+			return nil, err // not an Image that is a nil *shared
+		}
+		return s, nil
 	case f.Kind == Overlay && o.Overlay == "":
 		return nil, fmt.Errorf("disk %s: the primary's is an overlay; add overlay=FILE, over the same base", o.Path)
 	case f.Kind != Overlay && o.Overlay != "":

@@ -250,7 +250,7 @@ func (r *Replicas) Finish() ([]Image, error) {
 	}
 	err := r.failed
 	for i, image := range r.images {
-		if err == nil && !image.ReadOnly() {
+		if err == nil && r.forms[i].rowBytes() > 0 {
 			err = complete(i, image)
 		}
 	}

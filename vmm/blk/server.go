@@ -1,6 +1,7 @@
 package blk
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -16,10 +17,17 @@ const Workers = 4
 //
 // Requests run at the same time, except that one waits for those submitted before it whose sectors overlap with its
 // own, when either of the two writes, and a flush waits for all writes submitted before it. Nothing waits for a flush.
+//
+// Of a disk that both hosts share a server that follows does nothing before it goes live, and what changes the disk may be held
+// back until it may leave the machine ([Server.SubmitHeld]). A request that waits for another begins only when the other's
+// completion has been handed over, so that the log has the completions of requests that overlap in their order: see Shared disks
+// in the package comment for why. Of what ErrFenced stops nothing comes, not even an error.
 type Server struct {
 	name  string
 	image Image
 	log   *slog.Logger
+	// shared is not nil if the image is a disk that both hosts share.
+	shared *shared
 
 	workers sync.WaitGroup
 
@@ -33,9 +41,14 @@ type Server struct {
 	// active has the requests that are not done, in the order of submission. The device bounds their number.
 	active []*task
 	// ready has those of them that wait for a worker.
-	ready   []*task
+	ready []*task
+	// running is how many a worker has.
+	running int
 	closing bool
-	stats   Stats
+	// stranded says that a request was left undone because another host has the disk. lost, if not nil, is told then.
+	stranded bool
+	lost     func(error)
+	stats    Stats
 	// told has the operations whose failure has been logged.
 	told [virtio.DiskWriteZeroes + 1]bool
 }
@@ -51,8 +64,9 @@ type Stats struct {
 
 type task struct {
 	virtio.DiskRequest
-	// waits is the number of active requests before this one that it has to wait for.
+	// waits is the number of active requests before this one that it has to wait for, and one more while it is held.
 	waits int
+	held  bool
 	// completion is what came of it, err why it failed; nil until it is executed.
 	completion []byte
 	err        error
@@ -67,6 +81,7 @@ func NewServer(name string, image Image, log *slog.Logger, done func(payload []b
 
 // start starts the workers of s.
 func start(s *Server) *Server {
+	s.shared = sharedOf(s.image)
 	s.wake = sync.NewCond(&s.mu)
 	s.following.ended = sync.NewCond(&s.mu)
 	for range Workers {
@@ -85,6 +100,38 @@ func (s *Server) Submit(r virtio.DiskRequest) {
 	}
 	if s.admit(t) {
 		s.enqueue(t)
+	}
+}
+
+// SubmitHeld submits a request of a shared disk that must not begin before Release is called with its id. Those submitted after
+// it wait for it as ever.
+func (s *Server) SubmitHeld(r virtio.DiskRequest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || s.done == nil {
+		panic("blk: request for a disk that is closed, or not live")
+	}
+	s.enqueue(&task{DiskRequest: r, held: true, waits: 1})
+}
+
+// Release lets a request begin that is held. One that is not there any more is none of this server's.
+func (s *Server) Release(id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.active {
+		if t.ID == id && t.held {
+			t.held = false
+			s.waitsLess(t)
+			return
+		}
+	}
+}
+
+// waitsLess takes note that t waits for one thing less.
+func (s *Server) waitsLess(t *task) {
+	if t.waits--; t.waits == 0 {
+		s.ready = append(s.ready, t)
+		s.wake.Signal()
 	}
 }
 
@@ -121,12 +168,16 @@ func (s *Server) Stats() Stats {
 	return s.stats
 }
 
-// Close waits until every request is done and closes the image, with all that was written stable.
+// Close waits until every request is done and closes the image, with all that was written stable. What is held is not done, nor
+// what waits for it.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closing = true
 	s.wake.Broadcast()
 	s.mu.Unlock()
+	if s.shared != nil {
+		s.shared.interrupt()
+	}
 	s.workers.Wait()
 
 	var err error
@@ -144,33 +195,72 @@ func (s *Server) Close() error {
 
 // work does requests until the server is closed and none is left.
 func (s *Server) work() {
-	for {
-		t := s.next()
-		if t == nil {
-			return
-		}
-		if t.completion == nil {
+	for t := s.next(nil); t != nil; t = s.next(t) {
+		switch {
+		case t.completion != nil:
+			s.done(t.completion)
+		case s.shared != nil:
+			s.doShared(t)
+		default:
 			payload, err := s.do(t)
-			if !s.finish(t, payload, err) {
-				continue
+			if s.finish(t, payload, err) {
+				s.done(t.completion)
 			}
 		}
-		s.done(t.completion)
 	}
 }
 
-// next returns the request that has waited longest, or nil when there will be no more.
-func (s *Server) next() *task {
+// doShared does t on a shared disk.
+func (s *Server) doShared(t *task) {
+	payload, err := s.do(t)
+	if errors.Is(err, ErrFenced) || errors.Is(err, errUnsure) {
+		s.strand(t, err)
+		return
+	}
+	s.done(payload)
+	s.finish(t, payload, err)
+}
+
+// strand leaves t for ever undone: whoever has the disk now does it, or it never was.
+func (s *Server) strand(t *task, err error) {
+	s.mu.Lock()
+	tell := !s.stranded && errors.Is(err, ErrFenced)
+	s.stranded = s.stranded || tell
+	lost := s.lost
+	s.mu.Unlock()
+	if !tell {
+		return
+	}
+	s.log.Error("the guest here has lost a shared disk, of which nothing is written any more", "disk", s.name, "operation", t.Op.String(), "cause", err)
+	if lost != nil {
+		lost(fmt.Errorf("disk %s: %w", s.name, err))
+	}
+}
+
+// OnLost has f called, from any goroutine, when it is found that another host has taken a shared disk.
+func (s *Server) OnLost(f func(error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.lost = f
+}
+
+// next returns the request that has waited longest, or nil when there will be no more. before is what the worker has done.
+func (s *Server) next(before *task) *task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if before != nil {
+		s.running--
+	}
 	for len(s.ready) == 0 {
-		if s.closing && len(s.active) == 0 {
+		if s.closing && (len(s.active) == 0 || s.shared != nil && s.running == 0) {
+			s.wake.Broadcast() // others may wait for what never comes
 			return nil
 		}
 		s.wake.Wait()
 	}
 	t := s.ready[0]
 	s.ready = s.ready[1:]
+	s.running++
 	return t
 }
 
@@ -185,11 +275,8 @@ func (s *Server) finish(t *task, payload []byte, err error) bool {
 	}
 	s.active = append(s.active[:i], s.active[i+1:]...)
 	for _, later := range s.active[i:] {
-		if !mustFollow(t, later) {
-			continue
-		}
-		if later.waits--; later.waits == 0 {
-			s.ready = append(s.ready, later)
+		if mustFollow(t, later) {
+			s.waitsLess(later)
 		}
 	}
 	s.count(t, err)

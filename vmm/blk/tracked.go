@@ -28,6 +28,9 @@ type Tracked struct {
 // Track returns image with its changes remembered from now on.
 func Track(image Image) *Tracked {
 	n := (image.Size() + chunk - 1) / chunk
+	if IsShared(image) {
+		n = 0 // nothing of it is ever sent
+	}
 	t := &Tracked{Image: image, ever: newChunkSet(n), since: newChunkSet(n)}
 	rand.Read(t.name[:]) // never fails: crypto/rand ends the process before it gives anything but entropy
 	return t
@@ -61,8 +64,8 @@ func (t *Tracked) stretch(off int64) (extent, error) {
 
 func (t *Tracked) mark(off, n int64) {
 	end := min(off+n, t.Size())
-	if off < 0 || off >= end {
-		return // refused as outside of the disk
+	if off < 0 || off >= end || len(t.ever.words) == 0 {
+		return // refused as outside of the disk, or not sent
 	}
 	t.ever.add(off/chunk, (end-1)/chunk)
 	t.since.add(off/chunk, (end-1)/chunk)

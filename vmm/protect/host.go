@@ -118,6 +118,7 @@ func (h *Host) Close() error {
 
 // RunPrimary runs a machine that is loaded and has no door yet, to its guest's end. The machine is closed whatever happens.
 func (h *Host) RunPrimary(ctx context.Context, m *vmm.Machine) (vmm.Cause, error) {
+	h.watchDisks(m)
 	row, err := m.TrackDisks()
 	if err != nil {
 		return 0, errors.Join(err, m.Close())
@@ -136,6 +137,14 @@ func (h *Host) RunBackup(ctx context.Context) (vmm.Cause, error) {
 		return 0, err
 	}
 	return h.loop()
+}
+
+// watchDisks has it told when another host takes a shared disk from a machine. Usually that host is the peer, and the pair is about
+// to find out; the guest here waits for its disk meanwhile.
+func (h *Host) watchDisks(m *vmm.Machine) {
+	m.OnDiskLost(func(cause error) {
+		h.post(func() { h.event(true, fmt.Sprintf("the guest can't go on here: %v", cause)) })
+	})
 }
 
 // begin makes the pair's Node.

@@ -66,6 +66,8 @@ type hostSpec struct {
 	Fill int
 	// Disk is the guest's disk, if it has a path.
 	Disk blk.Options
+	// Detect is as Config's.
+	Detect time.Duration
 }
 
 // fillAt is where such content is.
@@ -116,7 +118,7 @@ func (s *hostSpec) run() error {
 	h, err := New(Config{
 		System: system, Guest: "guest", Credentials: credentials, Arbiter: place, Listen: s.Listen, Peers: s.Peers, Rule: s.Rule,
 		Heartbeat: s.Heartbeat, HeartbeatPeer: s.HeartbeatPeer, TakeGuest: s.TakeGuest,
-		Devices: d, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Detect: s.Detect, Devices: d, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
 		return err
@@ -140,14 +142,14 @@ func (s *hostSpec) play(h *Host, system *kvm.System, d *stdio) (vmm.Cause, error
 	if s.Guest == "" {
 		return h.RunBackup(ctx)
 	}
-	c := vmm.Config{MemoryBytes: 32 << 20, EpochNS: 1767323045e9, Console: d.console, Debug: d.console}
+	c := vmm.Config{MemoryBytes: 32 << 20, EpochNS: 1767323045e9, Console: d.console, Debug: d.console, MMIO: true}
 	for _, o := range d.disks {
 		image, err := blk.Open(o)
 		if err != nil {
 			return 0, err
 		}
 		sectors := uint64(image.Size()) / virtio.SectorSize
-		c.Disks = append(c.Disks, vmm.Disk{BlkConfig: virtio.BlkConfig{Sectors: sectors}, Name: "disk", Image: image})
+		c.Disks = append(c.Disks, vmm.Disk{BlkConfig: virtio.BlkConfig{Sectors: sectors}, Name: o.Path, Image: image})
 	}
 	m, err := vmm.New(system, c)
 	if err != nil {
@@ -238,9 +240,13 @@ func failGuest() {
 
 // report prints what becomes of a host.
 func report(h *Host) {
-	last := ""
+	last, held := "", 0
 	for {
 		s := h.Status()
+		if s.Output.Held != held {
+			held = s.Output.Held
+			fmt.Fprintf(os.Stderr, "held %d\n", held)
+		}
 		if now := fmt.Sprintf("state %s %s term %d", s.Role, s.State, s.Term); now != last {
 			fmt.Fprintln(os.Stderr, now)
 			last = now
@@ -249,7 +255,7 @@ func report(h *Host) {
 	}
 }
 
-// stdio are the devices of such a process: a console.
+// stdio are the devices of such a process: a console, and perhaps a disk.
 type stdio struct {
 	console *vmm.ConsoleWriter
 	disks   []blk.Options
@@ -348,6 +354,7 @@ type pairOfHosts struct {
 	take    bool      // hosts that are started take the guest from whoever has it
 	fill    int       // as hostSpec's
 	disks   [2]blk.Options
+	detect  time.Duration
 }
 
 func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
@@ -447,7 +454,7 @@ func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest str
 	t.Helper()
 	spec, err := json.Marshal(hostSpec{
 		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times, Fill: p.fill, Disk: p.disks[number],
-		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number], TakeGuest: p.take,
+		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number], TakeGuest: p.take, Detect: p.detect,
 	})
 	if err != nil {
 		t.Fatal(err)

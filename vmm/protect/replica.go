@@ -181,6 +181,7 @@ func (r *replica) finish(m *vmm.Machine, disks *blk.Replicas, sequence uint64) e
 	if err := m.SetImages(images); err != nil {
 		return err
 	}
+	h.watchDisks(m)
 	row, err := m.TrackDisks()
 	if err != nil {
 		return err
