@@ -126,7 +126,9 @@ func TestPrimaryBearsWrongSums(t *testing.T) {
 // A primary that asks for more than it may, or for what there is not, is left by its backup, which goes on to wait for another.
 func TestBackupBearsWrongQuestions(t *testing.T) {
 	begin := []pair.Message{&pair.SyncBegin{Sync: 1}}
-	ask := func(r pair.Realm, first uint64) pair.Message { return &pair.Ask{Sync: 1, Realm: r, First: first, Count: pair.MaxAsk} }
+	ask := func(r pair.Realm, first uint64) pair.Message {
+		return &pair.Ask{Sync: 1, Realm: r, First: first, Count: pair.MaxAsk}
+	}
 	var many []pair.Message
 	for i := range uint64(2 * maxAsks) {
 		many = append(many, ask(pair.Memory, i), ask(pair.Disks, i))
