@@ -62,6 +62,8 @@ type hostSpec struct {
 	Fill int
 	// Disk is the guest's disk, if it has a path.
 	Disk blk.Options
+	// Detect is as Config's.
+	Detect time.Duration
 }
 
 // fillAt is where such content is.
@@ -111,7 +113,7 @@ func (s *hostSpec) run() error {
 	go d.read()
 	h, err := New(Config{
 		System: system, Guest: "guest", Credentials: credentials, Arbiter: place, Listen: s.Listen, Peers: s.Peers, Rule: s.Rule,
-		Heartbeat: s.Heartbeat, HeartbeatPeer: s.HeartbeatPeer,
+		Heartbeat: s.Heartbeat, HeartbeatPeer: s.HeartbeatPeer, Detect: s.Detect,
 		Devices: d, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
@@ -323,6 +325,7 @@ type pairOfHosts struct {
 	beats   [2]string // the hosts' addresses of the second path, or ""
 	fill    int       // as hostSpec's
 	disks   [2]blk.Options
+	detect  time.Duration // as Config's
 }
 
 func newPair(t *testing.T, rule pair.Rule) *pairOfHosts {
@@ -421,7 +424,7 @@ func (p *pairOfHosts) startBroken(t *testing.T, number, times int, guest string,
 func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest string, peers ...string) *process {
 	t.Helper()
 	spec, err := json.Marshal(hostSpec{
-		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times, Fill: p.fill, Disk: p.disks[number],
+		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times, Fill: p.fill, Disk: p.disks[number], Detect: p.detect,
 		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number],
 	})
 	if err != nil {
