@@ -112,16 +112,18 @@
 //	TypeSums      15      u64 sync, u8 realm, 7 zero, u64 first, up to MaxAsk sums of 16 bytes
 //
 // Each side sends a hello first, the running side a SyncBegin next, then rounds of Pages ended by RoundEnds, with Disk
-// between them; after the final one's RoundEnd, Records. The backup answers Ready, then Acks. Before the first round and the disks
-// go over a piece, the primary may Ask for sums of what the backup has in hand there, of realm 1, memory, or 2, disks; each Ask has
-// one Sums for answer. What has the sum that the primary's own has is not sent. A backup keeps nothing for the sums that it
-// told but what they are of, a primary keeps those of a few questions, and what a backup tells wrongly is its own loss. Beats go both ways, also on
+// between them; after the final one's RoundEnd, Records. The backup answers Ready, then Acks. Beats go both ways, also on
 // a second path that is bound to the connection.
+//
+// Before the first round or the disks come to a piece, the primary may Ask for sums of what the backup has in hand there: of realm
+// 1, memory, or 2, disks. Each Ask has one Sums for answer. A piece whose sum is that of the primary's own is marked as the same
+// instead of being sent. A backup that tells wrong sums has a wrong machine, and nobody else is harmed.
 //
 // # Driving a Node
 //
 // Pages, Disk and Ask are sent by the driver itself, on the same connection and in order with what Send gives it; SendRound and
-// SendDisks ask for them. So are Sums, for which AnswerAsk asks. A receiver gets all messages through Step. The driver bounds how far it reads ahead: a
-// backup whose memory for records is full reads no further, which the primary sees as lag.
+// SendDisks ask for them. So are Sums, for which AnswerAsk asks. A driver has few questions open at a time, and parts from a peer
+// that has many, or that answers what was not asked. A receiver gets all messages through Step. The driver bounds how far it reads
+// ahead: a backup whose memory for records is full reads no further, which the primary sees as lag.
 // A guest that ended is reported by Ended when no output is held any more.
 package pair

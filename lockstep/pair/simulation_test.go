@@ -46,10 +46,11 @@ func TestSimulation(t *testing.T) {
 		s.releases += c.releases
 		s.dropped += c.dropped
 		s.farewells += c.farewells
+		s.answers += c.answers
 	}
 	c := sum.counts
 	t.Logf("%d worlds: %+v", *seeds, c)
-	if *seeds >= 100 && (c.failovers == 0 || c.divergences == 0 || c.pauses == 0 || c.restarts == 0 || c.dropped == 0 || c.farewells == 0) {
+	if *seeds >= 100 && (c.failovers == 0 || c.divergences == 0 || c.pauses == 0 || c.restarts == 0 || c.dropped == 0 || c.farewells == 0 || c.answers == 0) {
 		t.Error("something never happened: the simulation shows nothing about it")
 	}
 }

@@ -34,7 +34,7 @@ type world struct {
 	acked  uint64 // the highest record that a primary took as held, in ackTerm
 	ackOf  uint64
 	failed string
-	counts struct{ failovers, crashes, divergences, protections, restarts, pauses, releases, dropped, farewells int }
+	counts struct{ failovers, crashes, divergences, protections, restarts, pauses, releases, dropped, farewells, answers int }
 }
 
 type scheduled struct {
@@ -312,6 +312,8 @@ func (w *world) act(h *host, a Action) {
 		later(w.r.Int64N(100*msNS), func() Event { return DisksSent{a.Sync} })
 	case SendRound:
 		if !a.Final {
+			ask := &Ask{Sync: a.Sync, Realm: Memory, First: uint64(a.Round), Count: 1 + w.r.Uint32N(MaxAsk)}
+			w.post(w.conns[h.node.conn], 1-h.id, Encode(nil, h.node.term, ask))
 			later(w.r.Int64N(50*msNS), func() Event { return RoundSent{a.Sync, a.Round, uint64(w.r.IntN(3000))} })
 			return
 		}
@@ -322,6 +324,15 @@ func (w *world) act(h *host, a Action) {
 			}
 			return Cut{a.Sync, uint64(len(h.history))}
 		})
+	case AnswerAsk: // it may take until after the cut
+		c, term := w.conns[h.node.conn], h.node.term
+		w.after(w.r.Int64N(100*msNS), func() {
+			if h.life == life {
+				w.post(c, 1-h.id, Encode(nil, term, &Sums{Sync: a.Ask.Sync, Realm: a.Ask.Realm, First: a.Ask.First}))
+			}
+		})
+	case TakeSums:
+		w.counts.answers++
 	case StorePages:
 		h.incoming = numbers(a.Pages.Data)
 	case ApplyState:

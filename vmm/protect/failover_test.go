@@ -2,7 +2,9 @@ package protect
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -174,6 +176,52 @@ func TestDivergedBackupIsHealed(t *testing.T) {
 			p.mustHave(t, filling(diskBytes))
 		})
 	}
+}
+
+// What a transfer that broke off has brought of the memory is not sent again.
+func TestTransferThatBreaksOffGoesOn(t *testing.T) {
+	p := newPair(t, pair.RuleReceived)
+	p.fill = 8 << 20
+	backup := p.start(t, 1, "")
+	guest := p.start(t, 0, "uart-echo", cutting(t, backup.listen, 4<<20))
+	backup.errs.text(t, "state backup protected")
+	if sent, all := delta(t, guest, "the backup was brought up to date", 1); all < 8 || sent > all-1 {
+		t.Errorf("%.1f MiB of %.1f MiB were sent after a break", sent, all)
+	}
+	sameMemory(t, guest, backup)
+	guest.kill()
+	backup.errs.text(t, "state primary alone")
+	backup.typed(t, "abc")
+	backup.out.text(t, "ABC")
+}
+
+// cutting returns an address that leads to another: the first connection to it breaks when so many bytes have gone that way.
+func cutting(t *testing.T, to string, bytes int64) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for limit := bytes; ; limit = 1 << 62 {
+			from, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			on, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = from.Close()
+				return
+			}
+			go func() { _, _ = io.Copy(from, on) }()
+			go func() {
+				_, _ = io.CopyN(on, from, limit)
+				_, _ = from.Close(), on.Close()
+			}()
+		}
+	}()
+	return listener.Addr().String()
 }
 
 // Each divergence is told and healed by what differs; from the third on it is an alarm.

@@ -2,6 +2,7 @@ package protect
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 
@@ -41,12 +42,13 @@ func (p *pairOfHosts) lie(t *testing.T, number int, address string, condition pa
 	return l
 }
 
+func (l *liar) send(p []byte) error { return errors.Join(l.link.Send(p[6], p), l.link.Flush()) }
+
 // say sends messages.
 func (l *liar) say(messages ...pair.Message) {
 	l.t.Helper()
 	for _, m := range messages {
-		p := pair.Encode(nil, l.term, m)
-		if l.link.Send(p[6], p) != nil || l.link.Flush() != nil {
+		if l.send(pair.Encode(nil, l.term, m)) != nil {
 			return // the peer has had enough
 		}
 	}
@@ -92,14 +94,16 @@ func TestPrimaryBearsWrongSums(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPair(t, pair.RuleReceived)
-			p.fill = 8 << 20
+			p.fill, p.detect = 8<<20, deadline
 			p.rawDisks(t)
 			guest := p.start(t, 0, "uart-echo")
 			guest.out.text(t, "ready\n")
 			l := p.lie(t, 1, guest.listen, pair.Waiting, 0)
 			pages, disks, cut := 0, 0, false
-			for m := l.next(); m != nil && !cut; m = l.next() {
-				switch m := m.(type) {
+			for parted := false; !parted && !cut; {
+				switch m := l.next().(type) {
+				case nil:
+					parted = true
 				case *pair.Ask:
 					l.say(c.answer(m)...)
 				case *pair.Pages:
@@ -144,6 +148,7 @@ func TestBackupBearsWrongQuestions(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPair(t, pair.RuleReceived)
+			p.detect = deadline
 			backup := p.start(t, 1, "")
 			l := p.lie(t, 0, backup.listen, pair.Running, 1)
 			l.say(c.wrong...)
