@@ -138,6 +138,36 @@ func TestSharedDiskOutlivesItsHosts(t *testing.T) {
 	}
 }
 
+// A backup gets the guest's state while requests are under way, and takes over soon after: those are done, once more perhaps.
+func TestSharedDiskIsCutUnderLoad(t *testing.T) {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz"
+	random := rand.New(rand.NewPCG(5, 20))
+	typed := strings.Repeat(alphabet, 10)
+	for range 3 {
+		p := newPair(t, pair.RuleReceived)
+		disk := p.share(t)
+		guest := p.start(t, 0, "disk-journal")
+		guest.out.text(t, "ready\n")
+		guest.typed(t, typed)
+		guest.out.text(t, "A")
+		backup := p.start(t, 1, "", guest.listen)
+		backup.errs.text(t, "state backup protected")
+		said := len(guest.out.String()) + random.IntN(6)
+		guest.out.await(t, "more", func(all string) bool { return len(all) >= said })
+		guest.kill()
+		seen := len(guest.out.String()) - len("ready\n")
+		backup.errs.text(t, "state primary alone")
+		backup.typed(t, "{\x04")
+		backup.errs.text(t, "ended: the guest powered off")
+		now := readJournal(t, disk)
+		n := strings.IndexByte(now.letters, '{')
+		if n < seen {
+			t.Fatalf("the guest has said that %d letters are written, the disk has %q", seen, now.letters)
+		}
+		now.check(t, "at the end", typed[:n]+"{")
+	}
+}
+
 // What the backup has not acknowledged is not on a shared disk, and the guest goes on without it if its host dies then.
 func TestSharedDiskWaitsForTheBackup(t *testing.T) {
 	for name, rule := range map[string]pair.Rule{"received": pair.RuleReceived, "verified": pair.RuleVerified} {
