@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"tandem/devices/virtio"
 	"tandem/lockstep/pair"
@@ -17,6 +18,10 @@ import (
 
 // sharedBytes is the size of the tests' shared disk.
 const sharedBytes = 8 << 20
+
+// patience is how long hosts bear with each other's silence in tests that kill them, which they notice by their connection's end: a
+// busy machine must not part them before.
+const patience = 10 * time.Second
 
 // share gives the pair a disk that both hosts reach, each by a name of its own, and returns where it is.
 func (p *pairOfHosts) share(t *testing.T) string {
@@ -100,6 +105,7 @@ func TestSharedDiskOutlivesItsHosts(t *testing.T) {
 			const alphabet = "abcdefghijklmnopqrstuvwxyz"
 			random := rand.New(rand.NewPCG(uint64(rule), 17))
 			p := newPair(t, rule)
+			p.detect = patience
 			disk := p.share(t)
 			backup := p.start(t, 1, "")
 			guest := p.start(t, 0, "disk-journal", backup.listen)
@@ -145,6 +151,7 @@ func TestSharedDiskIsCutUnderLoad(t *testing.T) {
 	typed := strings.Repeat(alphabet, 10)
 	for range 3 {
 		p := newPair(t, pair.RuleReceived)
+		p.detect = patience
 		disk := p.share(t)
 		guest := p.start(t, 0, "disk-journal")
 		guest.out.text(t, "ready\n")
@@ -248,6 +255,7 @@ func TestSharedDiskIsHandedOver(t *testing.T) {
 	const alphabet = "abcdefghijklmnopqrstuvwxyz"
 	random := rand.New(rand.NewPCG(4, 19))
 	p := newPair(t, pair.RuleReceived)
+	p.detect = patience
 	disk := p.share(t)
 	backup := p.start(t, 1, "")
 	guest := p.start(t, 0, "disk-journal", backup.listen)
