@@ -11,6 +11,7 @@
 	.set	WRITES, 7
 	.set	REQUESTS, WRITES + 1
 	.set	SECTOR, 512
+	.set	TYPED, 4096		# bytes that may wait
 main:
 	mov	$DISK, %ebx
 	mov	(%rbx), %eax
@@ -52,7 +53,8 @@ loop:	test	%r15, %r15
 	xor	%r15, %r15
 idle:	cmp	%r14, typed(%rip)
 	je	wait
-	movzbl	%r14b, %eax
+	mov	%r14d, %eax
+	and	$(TYPED - 1), %eax
 	lea	ring(%rip), %rdi
 	movzbl	(%rdi,%rax), %r15d
 	inc	%r14
@@ -198,7 +200,8 @@ received:
 	jz	2f
 	mov	$COM1, %dx
 	in	%dx, %al
-	movzbl	typed(%rip), %ecx
+	mov	typed(%rip), %ecx
+	and	$(TYPED - 1), %ecx
 	lea	ring(%rip), %rdi
 	mov	%al, (%rdi,%rcx)
 	incq	typed(%rip)
@@ -221,4 +224,4 @@ headers:	.skip	REQUESTS * 16
 	.balign	8
 status:	.skip	8		# a byte for each of the requests
 typed:	.skip	8		# how many bytes were typed
-ring:	.skip	256		# the last of them
+ring:	.skip	TYPED		# the last of them

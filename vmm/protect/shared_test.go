@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"tandem/devices/virtio"
 	"tandem/lockstep/pair"
@@ -18,6 +19,10 @@ import (
 
 // sharedBytes is the size of the tests' shared disk.
 const sharedBytes = 8 << 20
+
+// patience is how long hosts bear with each other's silence in tests that kill them, which they notice by their connection's end: a
+// busy machine must not part them before.
+const patience = 10 * time.Second
 
 // share gives the pair a disk that both hosts reach, each by a name of its own, and returns where it is.
 func (p *pairOfHosts) share(t *testing.T) string {
@@ -101,6 +106,7 @@ func TestSharedDiskOutlivesItsHosts(t *testing.T) {
 			const alphabet = "abcdefghijklmnopqrstuvwxyz"
 			random := rand.New(rand.NewPCG(uint64(rule), 17))
 			p := newPair(t, rule)
+			p.detect = patience
 			disk := p.share(t)
 			backup := p.start(t, 1, "")
 			guest := p.start(t, 0, "disk-journal", backup.listen)
@@ -136,6 +142,37 @@ func TestSharedDiskOutlivesItsHosts(t *testing.T) {
 				backup = p.start(t, life%2, "", guest.listen)
 			}
 		})
+	}
+}
+
+// A backup gets the guest's state while requests are under way, and takes over soon after: those are done, once more perhaps.
+func TestSharedDiskIsCutUnderLoad(t *testing.T) {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz"
+	random := rand.New(rand.NewPCG(5, 20))
+	typed := strings.Repeat(alphabet, 10)
+	for range 3 {
+		p := newPair(t, pair.RuleReceived)
+		p.detect = patience
+		disk := p.share(t)
+		guest := p.start(t, 0, "disk-journal")
+		guest.out.text(t, "ready\n")
+		guest.typed(t, typed)
+		guest.out.text(t, "A")
+		backup := p.start(t, 1, "", guest.listen)
+		backup.errs.text(t, "state backup protected")
+		said := len(guest.out.String()) + random.IntN(6)
+		guest.out.await(t, "more", func(all string) bool { return len(all) >= said })
+		guest.kill()
+		seen := len(guest.out.String()) - len("ready\n")
+		backup.errs.text(t, "state primary alone")
+		backup.typed(t, "{\x04")
+		backup.errs.text(t, "ended: the guest powered off")
+		now := readJournal(t, disk)
+		n := strings.IndexByte(now.letters, '{')
+		if n < seen {
+			t.Fatalf("the guest has said that %d letters are written, the disk has %q", seen, now.letters)
+		}
+		now.check(t, "at the end", typed[:n]+"{")
 	}
 }
 
@@ -219,6 +256,7 @@ func TestSharedDiskIsHandedOver(t *testing.T) {
 	const alphabet = "abcdefghijklmnopqrstuvwxyz"
 	random := rand.New(rand.NewPCG(4, 19))
 	p := newPair(t, pair.RuleReceived)
+	p.detect = patience
 	disk := p.share(t)
 	backup := p.start(t, 1, "")
 	guest := p.start(t, 0, "disk-journal", backup.listen)
