@@ -311,7 +311,7 @@ func TestGuestOutlivesItsHostsFailure(t *testing.T) {
 	backup.errs.text(t, "state backup protected")
 	guest.typed(t, "abc")
 	guest.out.text(t, "ABC")
-	if err := guest.Process.Signal(syscall.SIGUSR1); err != nil {
+	if err := guest.Process.Signal(syscall.SIGUSR2); err != nil {
 		t.Fatal(err)
 	}
 	guest.errs.text(t, "no vCPU")

@@ -222,7 +222,7 @@ func (s *hostSpec) breakGuest(h *Host) {
 // failGuest makes the host fail its guest at a signal: it has no vCPU any more.
 func failGuest() {
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGUSR1)
+	signal.Notify(signals, syscall.SIGUSR2)
 	<-signals
 	null, err := os.Open(os.DevNull)
 	if err != nil {
