@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,7 +62,12 @@ func (k *kept) String() string {
 func recorder(t *testing.T, options RecorderOptions) (*Recorder, *kept, *[]time.Duration) {
 	t.Helper()
 	log, kicks, start := &kept{}, &[]time.Duration{}, time.Now()
-	options.Kick = func() { *kicks = append(*kicks, time.Since(start)) }
+	var mu sync.Mutex // a kick comes from any goroutine
+	options.Kick = func() {
+		mu.Lock()
+		defer mu.Unlock()
+		*kicks = append(*kicks, time.Since(start))
+	}
 	r := NewRecorder(0, 0, log, options)
 	t.Cleanup(r.Close)
 	return r, log, kicks

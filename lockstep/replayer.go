@@ -33,6 +33,8 @@ type Replayer struct {
 	// present tells the guest time of a machine that may have to go on without its log: the end of the records, however it
 	// came, is then no failure. It is nil for a machine that only ever repeats.
 	present func() int64
+	// lead is in ns how far the log's clock was seen ahead of present: the machine began to follow it so much later.
+	lead    int64
 	payload []byte // of the input given last: reading on in the log overwrites the record's own
 }
 
@@ -88,7 +90,15 @@ func (r *Replayer) Present() int64 {
 	if r.present == nil {
 		return r.time
 	}
-	return max(r.time, r.present())
+	return max(r.time, r.present()+r.lead)
+}
+
+// setTime takes a guest time from the log.
+func (r *Replayer) setTime(ns int64) {
+	r.time = ns
+	if r.present != nil {
+		r.lead = max(r.lead, ns-r.present())
+	}
 }
 
 // peek returns the next record that has not been used, or nil at the log's end.
@@ -154,13 +164,11 @@ func (r *Replayer) Now() int64 {
 	switch {
 	case rec == nil:
 		// The log was cut off: Next will say so. A machine that only repeats gets no further.
-		if r.present != nil {
-			r.time = max(r.time, r.present())
-		}
+		r.time = r.Present()
 	case rec.Kind != KindClock || rec.Position != uint64(r.position):
 		r.diverge("the machine reads the clock, the log has a %v at exit %d", rec.Kind, rec.Position)
 	default:
-		r.time = rec.Time
+		r.setTime(rec.Time)
 		r.use()
 	}
 	return r.time
@@ -204,7 +212,8 @@ func (r *Replayer) Next(w Waiting) (Input, bool) {
 	}
 	switch rec.Kind {
 	case KindClock: // the clock leapt to the present after the host had been away
-		r.time, r.sampled = rec.Time, true
+		r.setTime(rec.Time)
+		r.sampled = true
 	case KindCheckpoint:
 		r.sampled = false
 	case wire.KindDigest:

@@ -278,3 +278,27 @@ func FuzzReplayer(f *testing.F) {
 		}
 	})
 }
+
+// TestFollowerKeepsTime has a machine follow another one from a moment after it was cut off: it goes on from the other's time,
+// not from that of the cut.
+func TestFollowerKeepsTime(t *testing.T) {
+	source := &listed{records: []wire.Record{
+		{Kind: KindClock, Position: 1, Time: 1700}, // 1,000 since the cut were 200 here
+		{Kind: KindClock, Position: 2, Time: 1800}, // came late
+	}}
+	passed := int64(0)
+	f := NewFollower(500, 0, source, func() int64 { return 500 + passed }, nil)
+	for i, step := range []struct {
+		position        Position
+		passed, present int64
+	}{
+		{1, 200, 1700}, {2, 400, 1900}, {3, 1000, 2500},
+	} {
+		passed = step.passed
+		f.At(step.position)
+		f.Now()
+		if got := f.Present(); got != step.present {
+			t.Errorf("step %d: the present is %d, not %d", i, got, step.present)
+		}
+	}
+}

@@ -47,12 +47,12 @@ func TestPaceFollowsLag(t *testing.T) {
 	}{
 		{Logged{1, 9, nil}, Full},
 		{Logged{10, 1, nil}, Slow},
-		{Received{1, 0, &Ack{4, 0}}, Slow},
-		{Received{1, 0, &Ack{5, 0}}, Full},
+		{Received{1, 0, &Ack{9, 4}}, Slow},
+		{Received{1, 0, &Ack{9, 5}}, Full},
 		{Logged{11, 15, nil}, Stalled},
-		{Received{1, 0, &Ack{14, 0}}, Stalled},
-		{Received{1, 0, &Ack{15, 0}}, Slow},
-		{Received{1, 0, &Ack{25, 0}}, Full},
+		{Received{1, 0, &Ack{24, 14}}, Stalled},
+		{Received{1, 0, &Ack{24, 15}}, Slow},
+		{Received{1, 0, &Ack{25, 25}}, Full},
 	} {
 		n.Step(step.e)
 		if n.pace != step.want {
@@ -66,7 +66,7 @@ func TestPaceFollowsLag(t *testing.T) {
 	if n.pace != Stalled || len(n.held) != 5 {
 		t.Errorf("with %d outputs held the pace is %d", len(n.held), n.pace)
 	}
-	actions := n.Step(Received{1, 0, &Ack{26, 0}})
+	actions := n.Step(Received{1, 0, &Ack{26, 26}})
 	if !slices.ContainsFunc(actions, func(a Action) bool { r, ok := a.(Release); return ok && len(r.IDs) == 5 }) || n.pace != Full {
 		t.Errorf("an acknowledgement does %v, pace %d", actions, n.pace)
 	}

@@ -137,17 +137,13 @@ func (n *Node) openGate() {
 }
 
 // keepPace slows and stalls the guest by how far the backup lags, and by how much output waits. It goes on when half of
-// that is left, so that it does not flutter.
+// that is left, so that it does not flutter. With either rule it is execution that must not lag: a failover waits for it.
 func (n *Node) keepPace() {
 	if !n.gated {
 		n.setPace(Full)
 		return
 	}
-	has := n.received
-	if n.c.Identity.Rule == RuleVerified {
-		has = n.verified
-	}
-	lag, held := n.logged-has, len(n.held)
+	lag, held := n.logged-n.verified, len(n.held)
 	switch {
 	case lag >= n.c.StallLagRecords || held >= n.c.MaxHeldOutputs:
 		n.setPace(Stalled)

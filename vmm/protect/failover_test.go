@@ -256,6 +256,32 @@ func TestRepeatedDivergenceIsAnAlarm(t *testing.T) {
 	backup.errs.text(t, "ended: the guest powered off")
 }
 
+// A backup whose machine has stopped to move parts from its primary, which must not wait for it for ever, and is healed.
+func TestHungBackupParts(t *testing.T) {
+	for name, rule := range map[string]pair.Rule{"received": pair.RuleReceived, "verified": pair.RuleVerified} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it is spent waiting
+			p := newPair(t, rule)
+			p.hang = true
+			backup := p.startBroken(t, 1, 1, "")
+			guest := p.start(t, 0, "uart-echo", backup.listen)
+			guest.out.text(t, "ready\n")
+			backup.errs.text(t, "broken")
+			guest.typed(t, "abc")
+			guest.errs.text(t, "its machine has not moved")
+			guest.out.text(t, "ABC")
+			backup.errs.await(t, "protection again", func(said string) bool {
+				return strings.Count(said, "state backup protected") == 2
+			})
+			guest.kill()
+			backup.errs.text(t, "state primary alone")
+			backup.typed(t, "def\x04")
+			backup.out.text(t, "DEF")
+			backup.errs.text(t, "ended: the guest powered off")
+		})
+	}
+}
+
 // Hosts that dial each other at the same time agree on one connection.
 func TestHostsDialEachOther(t *testing.T) {
 	for range 5 {

@@ -25,6 +25,8 @@ import (
 const (
 	// tickEvery is how often the pair is told the time.
 	tickEvery = 10 * time.Millisecond
+	// shownEvery is how often what people look at is brought up to date.
+	shownEvery = 50 * time.Millisecond
 	// maxTick is how much of the time between two ticks counts: a host that stood still itself has not listened either,
 	// and must not take its own absence for its peer's.
 	maxTick = 50 * time.Millisecond
@@ -299,6 +301,9 @@ func (h *Host) tick() {
 		h.step(pair.Received{Conn: c.id, Term: st.Term, Message: &pair.Beat{}})
 	}
 	h.step(pair.Tick{NowNS: h.nowNS})
+	if h.replica != nil {
+		h.replica.watch(h.nowNS)
+	}
 }
 
 // step gives the pair an event and does what it says. An action that has an event at once leaves it to the round after.
@@ -478,7 +483,7 @@ func (h *Host) settle() {
 		h.end = &ending{cause: vmm.CauseStopped}
 	}
 	// What people look at need not be up to date with every record.
-	if now := time.Now(); st.State.String() != h.status.State || now.Sub(h.shown) >= tickEvery {
+	if now := time.Now(); st.State.String() != h.status.State || now.Sub(h.shown) >= shownEvery {
 		h.shown = now
 		h.publish(st)
 	}

@@ -60,6 +60,8 @@ type hostSpec struct {
 	// Break changes an instruction of the guest in a backup's memory, as a cosmic ray would, each time that it begins to follow,
 	// so many times.
 	Break int
+	// Hang makes of that instruction a loop without end.
+	Hang bool
 	// TakeGuest is Config's.
 	TakeGuest bool
 	// Fill is how many bytes of the guest's memory have content that the guest does not use.
@@ -210,7 +212,11 @@ func (s *hostSpec) breakGuest(h *Host) {
 			if err != nil {
 				panic(err)
 			}
-			if err := memory.WriteAt([]byte{0x3c, 0x7f}, uint64(bytes.Index(all, capitals))); err != nil {
+			instruction := []byte{0x3c, 0x7f}
+			if s.Hang {
+				instruction = []byte{0xeb, 0xfe}
+			}
+			if err := memory.WriteAt(instruction, uint64(bytes.Index(all, capitals))); err != nil {
 				panic(err)
 			}
 			fmt.Fprintln(os.Stderr, "broken")
@@ -351,6 +357,7 @@ type pairOfHosts struct {
 	arbiter string
 	rule    pair.Rule
 	beats   [2]string // the hosts' addresses of the second path, or ""
+	hang    bool      // as hostSpec's
 	take    bool      // hosts that are started take the guest from whoever has it
 	fill    int       // as hostSpec's
 	disks   [2]blk.Options
@@ -454,7 +461,7 @@ func (p *pairOfHosts) startAt(t *testing.T, number, times int, listen, guest str
 	t.Helper()
 	spec, err := json.Marshal(hostSpec{
 		Guest: guest, Keys: p.keys[number], Arbiter: p.arbiter, Listen: listen, Peers: peers, Rule: p.rule, Break: times, Fill: p.fill, Disk: p.disks[number],
-		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number], TakeGuest: p.take, Detect: p.detect,
+		Heartbeat: p.beats[number], HeartbeatPeer: p.beats[1-number], TakeGuest: p.take, Hang: p.hang, Detect: p.detect,
 	})
 	if err != nil {
 		t.Fatal(err)

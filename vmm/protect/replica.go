@@ -37,6 +37,8 @@ type replica struct {
 	term  uint64
 	asks  map[pair.Realm]chan *pair.Ask
 
+	movedTo  uint64 // the record that the machine was last seen to have used, and when that was news
+	movedNS  int64
 	ended    *ending // how Run has returned
 	draining bool
 	live     bool // the machine has been handed over
@@ -307,19 +309,43 @@ func (r *replica) drain() {
 	}
 }
 
+// hungNS is for how long a machine may take one record. A primary waits for its backup to execute, and must not wait for one
+// that does not: whose disk has stalled, or whose guest has gone astray where it has no exits.
+const hungNS = 10_000_000_000
+
+// watch looks whether the machine moves while there are records.
+func (r *replica) watch(nowNS int64) {
+	h, used := r.host, r.used.Load()
+	if r.m == nil || r.ended != nil || used != r.movedTo || used >= r.pushed.Load() || h.node.Status().State != pair.Protected {
+		r.movedTo, r.movedNS = used, nowNS
+		return
+	}
+	if nowNS-r.movedNS >= hungNS {
+		r.parts(used, fmt.Errorf("its machine has not moved for %v", time.Duration(hungNS)))
+	}
+}
+
+// parts tells that the machine is not the guest's any more, behind a record. The primary reports and counts it too.
+func (r *replica) parts(used uint64, cause error) {
+	h := r.host
+	h.step(pair.Executed{Sequence: used})
+	h.meter.diverged()
+	text := fmt.Sprintf("the backup can't follow behind record %d: %v", used, cause)
+	if h.node.Status().State == pair.Protected {
+		text += ": this host joins again and is brought up to date"
+	}
+	h.event(true, text)
+	h.step(pair.FoundDivergence{Sequence: used + 1, Text: cause.Error()})
+}
+
 // stopped takes note that the machine has come to the end of what it can follow.
 func (r *replica) stopped(used uint64, cause vmm.Cause, err error) {
 	h := r.host
 	r.ended = &ending{cause, err}
-	h.step(pair.Executed{Sequence: used})
 	if err != nil {
-		h.meter.diverged()
-		text := fmt.Sprintf("the backup can't follow behind record %d: %v", used, err)
-		if h.node.Status().State == pair.Protected {
-			text += ": this host joins again and is brought up to date"
-		}
-		h.event(true, text)
-		h.step(pair.FoundDivergence{Sequence: used + 1, Text: err.Error()}) // the primary reports and counts it
+		r.parts(used, err)
+	} else {
+		h.step(pair.Executed{Sequence: used})
 	}
 	if r.draining && h.replica == r {
 		r.drained()
