@@ -56,8 +56,12 @@ const (
 	bootPatience   = 2 * time.Second
 )
 
-// maxPutOff bounds how long a forced stop is put off for being dear.
-const maxPutOff = 500 * time.Millisecond
+// putOffFactor is how many times as long as a forced stop would take it is put off, and maxPutOff bounds that. A program that
+// begins writes some hundred pages, and soon comes to an exit.
+const (
+	putOffFactor = 4
+	maxPutOff    = 500 * time.Millisecond
+)
 
 func (o *RecorderOptions) complete() {
 	if o.MaxDefer <= 0 {
@@ -221,13 +225,13 @@ func (r *Recorder) putOff(by time.Duration) Interruption {
 	return GoOn
 }
 
-// worthWaiting returns how long an input waits at the least because a forced stop is dear: as long as the stop would take,
-// so that in all it comes at most twice as late, and mostly at an exit, which costs nothing.
+// worthWaiting returns how long an input waits at the least because a forced stop is dear: putOffFactor times as long as the stop
+// would take. It mostly comes at an exit then, which costs nothing.
 func (r *Recorder) worthWaiting() time.Duration {
 	if r.options.StopCost == nil {
 		return 0
 	}
-	return min(r.options.StopCost(), maxPutOff)
+	return min(putOffFactor*r.options.StopCost(), maxPutOff)
 }
 
 func (r *Recorder) patienceWithKernel() time.Duration {

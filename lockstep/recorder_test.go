@@ -211,15 +211,15 @@ func TestRecorderPatience(t *testing.T) {
 	}
 }
 
-// TestRecorderPutsOff has a stop that is dear: the input waits for as long as the stop would take, but not without end.
+// TestRecorderPutsOff has a stop that is dear: the input waits for several times as long as the stop would take, but not without end.
 func TestRecorderPutsOff(t *testing.T) {
 	tests := []struct {
 		name  string
 		cost  time.Duration
 		kicks []time.Duration
 	}{
-		{"cheap", ms, []time.Duration{2 * ms}},
-		{"dear", 30 * ms, []time.Duration{2 * ms, 30 * ms}},
+		{"cheap", ms / 2, []time.Duration{2 * ms}},
+		{"dear", 30 * ms, []time.Duration{2 * ms, putOffFactor * 30 * ms}},
 		{"too dear", time.Hour, []time.Duration{2 * ms, maxPutOff}},
 	}
 	for _, test := range tests {
