@@ -147,6 +147,14 @@ func (d *dirtyPages) foundWritten() {
 	d.occasion++
 }
 
+// coldWritten returns how many cold pages were written since the last forced stop or time of forgetting.
+func (d *dirtyPages) coldWritten() (pages int) {
+	for i, word := range d.stop {
+		pages += bits.OnesCount64(word &^ d.hot[i])
+	}
+	return pages
+}
+
 // changed takes note that a hot page was found changed.
 func (d *dirtyPages) changed(page uint64) {
 	if d.hot[page/64]>>(page%64)&1 != 0 {
@@ -205,9 +213,7 @@ func (m *Machine) forget() (pages int, err error) {
 			return pages, err
 		}
 		d.foundWritten()
-		for i, word := range d.stop {
-			pages += bits.OnesCount64(word &^ d.hot[i])
-		}
+		pages += d.coldWritten()
 		if err := m.protect(slot, d.stop); err != nil {
 			return pages, err
 		}
@@ -230,9 +236,7 @@ func (m *Machine) stopCost() time.Duration {
 		if err != nil {
 			return 0 // the stop will say so
 		}
-		for i, word := range d.stop {
-			pages += bits.OnesCount64(word &^ d.hot[i])
-		}
+		pages += d.coldWritten()
 	}
 	return time.Duration(int64(pages) * m.pageCost())
 }

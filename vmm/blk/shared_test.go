@@ -355,12 +355,17 @@ func TestSharedWaitsForStorage(t *testing.T) {
 	if got := c.wait(1); got[1].Status != virtio.DiskOK {
 		t.Errorf("%+v", got)
 	}
+	holder := next.(*shared)
+	leave := func() {
+		t.Helper()
+		move(folder, folder+".away")
+		holder.mu.Lock()
+		holder.sureUntil = 0
+		holder.mu.Unlock()
+	}
 	// And while a host has it: it is unsure, not fenced.
-	move(folder, folder+".away")
-	next.(*shared).mu.Lock()
-	next.(*shared).sureUntil = 0
-	next.(*shared).mu.Unlock()
-	if _, _, err := next.(*shared).look(); err == nil || errors.Is(err, ErrFenced) {
+	leave()
+	if _, _, err := holder.look(); err == nil || errors.Is(err, ErrFenced) {
 		t.Errorf("a fence that is away: %v", err)
 	}
 	follower.Submit(writeOf(2, 0, 'b'))
@@ -369,10 +374,7 @@ func TestSharedWaitsForStorage(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	// What waits at the end is given up.
-	move(folder, folder+".away")
-	next.(*shared).mu.Lock()
-	next.(*shared).sureUntil = 0
-	next.(*shared).mu.Unlock()
+	leave()
 	follower.Submit(writeOf(3, 0, 'c'))
 	closeServer(t, follower)
 	if p := sector(t, path, 0); !filled(p, 'b') {

@@ -86,9 +86,7 @@ func TestHostThatComesBackGetsTheDifference(t *testing.T) {
 			p := newPair(t, pair.RuleReceived)
 			disks(p, t)
 			content := p.content(t, 0)
-			backup := p.start(t, 1, "")
-			guest := p.start(t, 0, "uart-echo", backup.listen)
-			backup.errs.text(t, "state backup protected")
+			guest, backup := p.protect(t, "uart-echo")
 			backup.kill()
 			guest.errs.text(t, "state primary alone term 2")
 			p.write(t, 1, []byte("another way"), 5<<20) // as if the replica had been in use

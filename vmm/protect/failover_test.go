@@ -81,9 +81,7 @@ func TestGuestOutlivesItsBackup(t *testing.T) {
 func TestFrozenHostIsFenced(t *testing.T) {
 	p := newPair(t, pair.RuleReceived)
 	p.fill = 8 << 20
-	backup := p.start(t, 1, "")
-	guest := p.start(t, 0, "uart-echo", backup.listen)
-	backup.errs.text(t, "state backup protected")
+	guest, backup := p.protect(t, "uart-echo")
 	guest.typed(t, "abc")
 	guest.out.text(t, "ABC")
 	if err := guest.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -128,9 +126,7 @@ func TestGuestEndsOnBothHosts(t *testing.T) {
 // A primary that is told to leave hands its guest over.
 func TestPrimaryHandsOver(t *testing.T) {
 	p := newPair(t, pair.RuleReceived)
-	backup := p.start(t, 1, "")
-	primary := p.start(t, 0, "uart-echo", backup.listen)
-	backup.errs.text(t, "state backup protected")
+	primary, backup := p.protect(t, "uart-echo")
 	primary.typed(t, "abc")
 	primary.out.text(t, "ABC")
 	if err := primary.Process.Signal(syscall.SIGTERM); err != nil {
@@ -287,9 +283,7 @@ func TestHostsDialEachOther(t *testing.T) {
 	for range 5 {
 		p := newPair(t, pair.RuleReceived)
 		p.beat(t)
-		backup := p.start(t, 1, "")
-		guest := p.start(t, 0, "uart-echo", backup.listen)
-		backup.errs.text(t, "state backup protected")
+		guest, backup := p.protect(t, "uart-echo")
 		for life := range 3 {
 			backup.kill()
 			guest.errs.text(t, fmt.Sprintf("state primary alone term %d", life+2))
@@ -313,9 +307,7 @@ func TestHostsDialEachOther(t *testing.T) {
 // that has its data, unless it is told so.
 func TestGuestIsNotStartedAnewElsewhere(t *testing.T) {
 	p := newPair(t, pair.RuleReceived)
-	backup := p.start(t, 1, "")
-	guest := p.start(t, 0, "uart-echo", backup.listen)
-	backup.errs.text(t, "state backup protected")
+	guest, backup := p.protect(t, "uart-echo")
 	guest.kill()
 	backup.errs.text(t, "state primary alone term 2")
 	again := p.start(t, 0, "uart-echo", backup.listen)
@@ -332,9 +324,7 @@ func TestGuestIsNotStartedAnewElsewhere(t *testing.T) {
 // A host that can't run its guest any more leaves it to the backup, as if it had died.
 func TestGuestOutlivesItsHostsFailure(t *testing.T) {
 	p := newPair(t, pair.RuleReceived)
-	backup := p.start(t, 1, "")
-	guest := p.start(t, 0, "uart-echo", backup.listen)
-	backup.errs.text(t, "state backup protected")
+	guest, backup := p.protect(t, "uart-echo")
 	guest.typed(t, "abc")
 	guest.out.text(t, "ABC")
 	if err := guest.Process.Signal(syscall.SIGUSR2); err != nil {
@@ -352,9 +342,7 @@ func TestGuestOutlivesItsHostsFailure(t *testing.T) {
 // A backup that is told to leave while its primary is lost does so when it is clear who has the guest, which it may be.
 func TestBackupLeavesWhenItIsDecided(t *testing.T) {
 	p := newPair(t, pair.RuleReceived)
-	backup := p.start(t, 1, "")
-	guest := p.start(t, 0, "uart-echo", backup.listen)
-	backup.errs.text(t, "state backup protected")
+	guest, backup := p.protect(t, "uart-echo")
 	guest.typed(t, "abc")
 	guest.out.text(t, "ABC")
 	away := p.arbiter + ".away"

@@ -450,6 +450,15 @@ func (p *pairOfHosts) start(t *testing.T, number int, guest string, peers ...str
 	return p.startBroken(t, number, 0, guest, peers...)
 }
 
+// protect starts a backup on host 1 and a guest on host 0, and waits until the guest is protected.
+func (p *pairOfHosts) protect(t *testing.T, image string) (guest, backup *process) {
+	t.Helper()
+	backup = p.start(t, 1, "")
+	guest = p.start(t, 0, image, backup.listen)
+	backup.errs.text(t, "state backup protected")
+	return guest, backup
+}
+
 // startBroken starts a host that, as a backup, breaks its machine so many times.
 func (p *pairOfHosts) startBroken(t *testing.T, number, times int, guest string, peers ...string) *process {
 	t.Helper()

@@ -183,9 +183,7 @@ func TestSharedDiskWaitsForTheBackup(t *testing.T) {
 			p := newPair(t, rule)
 			p.detect = deadline * 2 // a backup that stands still is not lost
 			disk := p.share(t)
-			backup := p.start(t, 1, "")
-			guest := p.start(t, 0, "disk-journal", backup.listen)
-			backup.errs.text(t, "state backup protected")
+			guest, backup := p.protect(t, "disk-journal")
 			guest.errs.text(t, "state primary protected")
 			guest.typed(t, "a")
 			guest.out.text(t, "A")
@@ -218,9 +216,7 @@ func TestFrozenHostLeavesSharedDisk(t *testing.T) {
 	for range 3 {
 		p := newPair(t, pair.RuleReceived)
 		disk := p.share(t)
-		backup := p.start(t, 1, "")
-		guest := p.start(t, 0, "disk-journal", backup.listen)
-		backup.errs.text(t, "state backup protected")
+		guest, backup := p.protect(t, "disk-journal")
 		guest.typed(t, alphabet)
 		n := 1 + random.IntN(10)
 		guest.out.text(t, strings.ToUpper(alphabet[:n]))
