@@ -260,7 +260,11 @@ func (s *shared) look() (*osFile, time.Duration, error) {
 // mine waits until this host may write, and returns the file.
 func (s *shared) mine() (*osFile, error) {
 	for {
+		began := hostTime()
 		f, wait, err := s.look()
+		if f != nil && hostTime()-began > maxAnswer {
+			continue // this host stood still after it looked
+		}
 		if f != nil || errors.Is(err, ErrFenced) {
 			return f, err
 		}
